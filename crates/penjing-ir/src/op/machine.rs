@@ -1,0 +1,90 @@
+//! Ops of the Machine stage: what lowering fuses canonical ops into. Passes over Canonical graphs never see them.
+
+use super::{Binary, Compare, ConvSpec, QuantScheme, Real, Unary};
+
+/// What a fused kernel applies to each result before it is stored.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Activation {
+    /// Nothing.
+    None,
+    /// max(x, 0).
+    Relu,
+    /// min(max(x, lo), hi).
+    Clamp {
+        /// Lower bound.
+        lo: Real,
+        /// Upper bound.
+        hi: Real,
+    },
+}
+
+/// One instruction of a fused elementwise chain. Registers 0..n_inputs hold the operands; instruction i writes register
+/// n_inputs + i; the last one is the result.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum ChainInstr {
+    /// A constant.
+    Const(Real),
+    /// A unary function of a register.
+    Unary(Unary, u16),
+    /// A binary function of two registers.
+    Binary(Binary, u16, u16),
+    /// A comparison of two registers: 1 or 0.
+    Compare(Compare, u16, u16),
+    /// `registers[1]` where `registers[0]` is not 0, else `registers[2]`.
+    Select(u16, u16, u16),
+}
+
+/// A fused operation.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum MachineOp {
+    /// (x0, x1, …: F32) → their broadcast, computed by the instructions in one pass over memory.
+    Chain(Vec<ChainInstr>),
+    /// (x, w, bias: [O], optional residual of the output's shape) → act(Conv + bias + residual).
+    Conv {
+        /// Geometry.
+        spec: ConvSpec,
+        /// Applied last.
+        act: Activation,
+    },
+    /// (a, b, bias: [N]) → act(MatMul + bias).
+    MatMul {
+        /// a is stored transposed.
+        trans_a: bool,
+        /// b is stored transposed.
+        trans_b: bool,
+        /// Applied last.
+        act: Activation,
+    },
+    /// (x: int8, x scale, x zero point, w: I8, w scale: [O], bias: F32 [O], then with `out`: out scale, out zero point) →
+    /// act((Σ (x − zx)·w)·sx·sw + bias), as F32, or requantised by `out`.
+    QConv {
+        /// Geometry.
+        spec: ConvSpec,
+        /// Applied before requantisation.
+        act: Activation,
+        /// The grid of the result; F32 when absent.
+        out: Option<QuantScheme>,
+    },
+    /// As `QConv` for x: [.., M, K], w: [K, N] (`trans_b`: [N, K]).
+    QMatMul {
+        /// w is stored transposed.
+        trans_b: bool,
+        /// Applied before requantisation.
+        act: Activation,
+        /// The grid of the result; F32 when absent.
+        out: Option<QuantScheme>,
+    },
+}
+
+impl MachineOp {
+    /// Name in plans and profiles.
+    pub fn name(&self) -> &'static str {
+        match self {
+            MachineOp::Chain(_) => "machine.Chain",
+            MachineOp::Conv { .. } => "machine.Conv",
+            MachineOp::MatMul { .. } => "machine.MatMul",
+            MachineOp::QConv { .. } => "machine.QConv",
+            MachineOp::QMatMul { .. } => "machine.QMatMul",
+        }
+    }
+}

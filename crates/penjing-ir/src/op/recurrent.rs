@@ -1,0 +1,22 @@
+//! Attributes of recurrent cells.
+
+/// Which way a recurrent cell walks through time.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Direction {
+    /// From the first step to the last.
+    Forward,
+    /// From the last step to the first.
+    Reverse,
+    /// Both, as two directions of the D axis.
+    Bidirectional,
+}
+
+impl Direction {
+    /// Extent of the D axis.
+    pub fn count(self) -> usize {
+        match self {
+            Direction::Forward | Direction::Reverse => 1,
+            Direction::Bidirectional => 2,
+        }
+    }
+}
