@@ -195,6 +195,11 @@ impl Dim {
         }
     }
 
+    /// The polynomial's terms: factors and coefficient. A known integer is one term without factors, 0 has none.
+    pub fn terms(&self) -> Vec<(Vec<Atom>, i64)> {
+        self.poly().0.into_iter().collect()
+    }
+
     /// Product of `dims`; 1 for none.
     pub fn product<'a>(dims: impl IntoIterator<Item = &'a Dim>) -> Dim {
         dims.into_iter().fold(Dim::Const(1), |p, d| p * d.clone())
@@ -213,6 +218,11 @@ impl Dim {
 }
 
 impl Poly {
+    /// The monomials and their coefficients, the constant term (no atoms) first.
+    pub(crate) fn terms(&self) -> impl Iterator<Item = (&[Atom], i64)> {
+        self.0.iter().map(|(atoms, &k)| (atoms.as_slice(), k))
+    }
+
     fn constant(v: i64) -> Poly {
         let mut p = Poly::default();
         p.add_term(Vec::new(), v);

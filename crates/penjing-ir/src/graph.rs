@@ -138,6 +138,14 @@ impl Graph {
         Ok(self.node(node).outputs[0])
     }
 
+    /// Gives a node one more result, for rewrites that turn on an optional one (and set the op to match).
+    pub fn add_result(&mut self, node: NodeId, fact: Fact) -> ValueId {
+        let slot = self.nodes[node.index()].outputs.len() as u8;
+        let value = self.add_value(String::new(), fact, Source::Node(node, slot));
+        self.nodes[node.index()].outputs.push(value);
+        value
+    }
+
     /// Names a result.
     pub fn add_output(&mut self, name: &str, value: ValueId) {
         self.outputs.push(Output { name: name.into(), value });
@@ -323,6 +331,18 @@ impl Graph {
         self.node_names = nodes.iter().map(|n| (n.name.clone(), 0)).collect();
         (self.inputs, self.nodes, self.values) = (inputs, nodes, values);
         map
+    }
+
+    /// A graph from its parts, for readers of stored graphs; [`crate::verify`] must follow.
+    pub(crate) fn from_parts(
+        name: String,
+        inputs: Vec<ValueId>,
+        outputs: Vec<Output>,
+        nodes: Vec<Node>,
+        values: Vec<Value>,
+    ) -> Graph {
+        let node_names = nodes.iter().map(|n| (n.name.clone(), 0)).collect();
+        Graph { name, inputs, outputs, nodes, values, node_names }
     }
 
     pub(crate) fn set_source(&mut self, id: ValueId, source: Source) {

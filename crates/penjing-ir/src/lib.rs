@@ -4,8 +4,8 @@
 //! export begins here. Facts are inferred when a node is built, so a graph that exists is well typed; [`verify`] checks the rest
 //! and runs after every pass. This crate computes nothing: semantics live in `penjing-reference` and `penjing-exec`.
 
-//AXES
-//COST
+pub mod axes;
+mod cost;
 mod dim;
 mod error;
 mod fact;
@@ -14,10 +14,10 @@ mod infer;
 mod model;
 mod op;
 mod scope;
-//TEXT
+pub mod text;
 mod verify;
 
-//COST2
+pub use cost::{Cost, cost};
 pub use dim::{Atom, Bindings, Dim, Poly, Symbol};
 pub use error::IrError;
 pub use fact::Fact;

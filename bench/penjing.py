@@ -1,0 +1,52 @@
+"""Finding and calling the `penjing` binary: the only place that knows its command line."""
+
+import argparse
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RELEASE = ROOT / "target" / "release" / "penjing"
+
+
+class PenjingError(Exception):
+    """The command ended with an error; the text is what it wrote on stderr."""
+
+
+def add_binary_argument(parser: argparse.ArgumentParser) -> None:
+    """--penjing."""
+    parser.add_argument("--penjing", type=Path, default=RELEASE, help="the binary (default: target/release/penjing)")
+
+
+def require_binary(path: Path) -> Path:
+    """The binary's path, or an exit that says how to build it."""
+    if not path.is_file():
+        raise SystemExit(f"{path} does not exist: build it with `cargo build --release -p penjing`, or name one with --penjing")
+    return path.resolve()
+
+
+def call(binary: Path, *arguments: str | Path) -> str:
+    """Standard output of one command."""
+    done = subprocess.run([binary, *map(str, arguments)], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise PenjingError(f"exit {done.returncode}: {done.stderr.strip() or 'nothing on stderr'}")
+    return done.stdout
+
+
+def run_model(binary: Path, model: Path, inputs: dict[str, Path], output: Path) -> None:
+    """One inference; writes <output>/<name>.npy for every graph output."""
+    feeds = [f"--input={name}={path}" for name, path in inputs.items()]
+    call(binary, "run", model, *feeds, "--output", output)
+
+
+def bench_training(binary: Path, model: Path, batch: int, threads: int, runs: int) -> dict[str, Any]:
+    """The JSON of a training benchmark: images_per_s, fma_peak_gflops, per_layer [{name, kernel, ms, fraction_of_peak}]."""
+    options = ["--train", "--batch", str(batch), "--threads", str(threads), "--runs", str(runs), "--json"]
+    return json.loads(call(binary, "bench", model, *options))
+
+
+def demo(binary: Path, seed: int, out: Path) -> dict[str, Any]:
+    """The demo at one seed; its report.json."""
+    call(binary, "demo", "--seed", str(seed), "--out", out)
+    return json.loads((out / "report.json").read_text())

@@ -1,0 +1,7 @@
+//! Weight pruning: importance becomes a mask, the mask a state that training, quantization and export respect.
+
+mod magnitude;
+mod mask;
+
+pub use magnitude::{PruneConfig, Scope, prune};
+pub use mask::{bake_masks, sparsity};

@@ -1,0 +1,9 @@
+//! Quantization: where grids go, what their scales are, and how a trained fake-quantized model becomes a QDQ one.
+
+mod calibrate;
+mod convert;
+mod place;
+
+pub use calibrate::{Range, observer, ranges_from};
+pub use convert::to_qdq;
+pub use place::{QuantizeConfig, activations, place_fake_quant};

@@ -1,0 +1,53 @@
+//! Lowering by fusion: Canonical ops with what follows them become Machine ops.
+//!
+//! Each rule reads the graph, adds the fused node and redirects the readers of the last fused value; dead nodes fall away at the
+//! end. A value that somebody else reads is never fused away.
+
+mod chain;
+mod product;
+mod quant;
+
+use penjing_ir::{IrError, Model, NodeId, Op, Unary, ValueId};
+
+/// Fuses a bound Canonical model into a Machine one, in an order that leaves each rule its pattern.
+pub fn fuse(model: &Model) -> Result<Model, IrError> {
+    let mut m = model.clone();
+    m.compact();
+    quant::sink_dequantize(&mut m)?;
+    m.compact();
+    quant::fuse_quantized_products(&mut m)?;
+    m.compact();
+    product::fuse_products(&mut m)?;
+    m.compact();
+    chain::fuse_chains(&mut m)?;
+    m.compact();
+    Ok(m)
+}
+
+/// Who reads each value, graph outputs and carries included.
+struct Readers {
+    nodes: Vec<Vec<NodeId>>,
+    roots: Vec<usize>,
+}
+
+impl Readers {
+    fn of(model: &Model) -> Readers {
+        let mut roots = vec![0; model.graph.values().len()];
+        model.roots().iter().for_each(|v| roots[v.index()] += 1);
+        let nodes = model.graph.uses().into_iter().map(|u| u.into_iter().map(|(n, _)| n).collect()).collect();
+        Readers { nodes, roots }
+    }
+
+    /// The node that reads `v`, when it is the only reader and reads it once.
+    fn only(&self, v: ValueId) -> Option<NodeId> {
+        match (self.nodes.get(v.index())?.as_slice(), self.roots[v.index()]) {
+            ([one], 0) => Some(*one),
+            _ => None,
+        }
+    }
+}
+
+/// The only reader of `v` when it is a ReLU.
+fn only_relu(model: &Model, readers: &Readers, v: ValueId) -> Option<NodeId> {
+    readers.only(v).filter(|&n| model.graph.node(n).op == Op::Unary(Unary::Relu))
+}

@@ -1,0 +1,115 @@
+//! Convolutions of one and two spatial axes; others are the reference interpreter's.
+
+use super::{Kernel, Site};
+use penjing_ir::{Activation, ConvSpec, MachineOp, Op};
+use penjing_kernels::{
+    conv::{ConvShape, ConvWeights, PackedConv, conv, conv_input_grad, conv_weight_grad},
+    gemm::Clamp,
+};
+
+pub(super) fn select(site: &Site, op: &Op) -> Option<Kernel> {
+    match op {
+        Op::Conv(spec) => forward(site, spec, Clamp::NONE),
+        Op::Machine(MachineOp::Conv { spec, act }) => forward(site, spec, clamp(act)),
+        Op::ConvTranspose { spec, .. } => transpose(site, spec),
+        Op::ConvWeightGrad { spec, .. } => weight_grad(site, spec),
+        _ => None,
+    }
+}
+
+/// Limits that a float epilogue applies for an activation.
+pub(super) fn clamp(act: &Activation) -> Clamp {
+    match act {
+        Activation::None => Clamp::NONE,
+        Activation::Relu => Clamp::RELU,
+        Activation::Clamp { lo, hi } => Clamp { min: lo.0 as f32, max: hi.0 as f32 },
+    }
+}
+
+/// The geometry of a convolution x → y with weight w; one spatial axis is a height of 1.
+pub(super) fn shape(spec: &ConvSpec, x: &[usize], w: &[usize], y: &[usize]) -> Option<ConvShape> {
+    let two = |v: &[usize], one: usize| match *v {
+        [w] => Some([one, w]),
+        [h, w] => Some([h, w]),
+        _ => None,
+    };
+    let before: Vec<usize> = spec.pads.iter().map(|p| p.0).collect();
+    Some(ConvShape {
+        batch: x[0],
+        groups: spec.groups,
+        in_channels: x[1],
+        out_channels: y[1],
+        input: two(&x[2..], 1)?,
+        kernel: two(&w[2..], 1)?,
+        stride: two(&spec.strides, 1)?,
+        dilation: two(&spec.dilations, 1)?,
+        pad: two(&before, 0)?,
+        output: two(&y[2..], 1)?,
+    })
+}
+
+fn forward(site: &Site, spec: &ConvSpec, clamp: Clamp) -> Option<Kernel> {
+    let [x, w] = [&site.operands[0], &site.operands[1]];
+    let shape = shape(spec, &x.shape, &w.shape, &site.results[0].shape)?;
+    let (has_bias, has_residual) = (site.operands.len() >= 3, site.operands.len() == 4);
+    if !site.all_f32() {
+        return None;
+    }
+    let packed = match w.floats() {
+        Some(w) => Some(PackedConv::new(site.isa, &shape, w).ok()?),
+        None => None,
+    };
+    // With the weight packed ahead, the views are x, bias, residual.
+    let first = if packed.is_some() { 1 } else { 2 };
+    let reads: Vec<usize> = (0..site.operands.len()).filter(|&i| i != 1 || packed.is_none()).collect();
+    let name = if has_residual { "f32-f32-f32w-conv_add" } else { "f32-f32-f32w-conv" };
+    let kernel = Kernel::call(site, name, move |call| {
+        let x = call.views.read::<f32>(0)?;
+        let weights = match &packed {
+            Some(packed) => ConvWeights::Packed(packed),
+            None => ConvWeights::Plain(call.views.read::<f32>(1)?),
+        };
+        let bias = if has_bias { Some(call.views.read::<f32>(first)?) } else { None };
+        let y = call.views.write::<f32>(0)?;
+        if !has_residual {
+            return Ok(conv(call.ctx, &shape, x, weights, bias, clamp, y)?);
+        }
+        let residual = call.views.read::<f32>(first + 1)?;
+        conv(call.ctx, &shape, x, weights, bias, Clamp::NONE, y)?;
+        call.ctx.pool.run_chunks(y, ADD_CHUNK, &|i, part| {
+            let residual = &residual[i * ADD_CHUNK..][..part.len()];
+            for (v, r) in part.iter_mut().zip(residual) {
+                *v = (*v + r).max(clamp.min).min(clamp.max);
+            }
+        });
+        Ok(())
+    });
+    Some(kernel.reading(reads))
+}
+
+/// Elements of one task of the residual addition.
+const ADD_CHUNK: usize = 1 << 14;
+
+/// Without bias it is the input gradient of the convolution that it transposes.
+fn transpose(site: &Site, spec: &ConvSpec) -> Option<Kernel> {
+    let [dy, w, dx] = [&site.operands[0].shape, &site.operands[1].shape, &site.results[0].shape];
+    if site.operands.len() != 2 || !site.all_f32() {
+        return None;
+    }
+    let shape = shape(spec, dx, w, dy)?;
+    Some(Kernel::call(site, "f32-f32-f32w-conv_input_grad", move |call| {
+        let (dy, w) = (call.views.read::<f32>(0)?, call.views.read::<f32>(1)?);
+        Ok(conv_input_grad(call.ctx, &shape, dy, w, call.views.write::<f32>(0)?)?)
+    }))
+}
+
+fn weight_grad(site: &Site, spec: &ConvSpec) -> Option<Kernel> {
+    let [x, dy, dw] = [&site.operands[0].shape, &site.operands[1].shape, &site.results[0].shape];
+    let shape = shape(spec, x, dw, dy)?;
+    site.all_f32().then(|| {
+        Kernel::call(site, "f32-f32-conv_weight_grad", move |call| {
+            let (x, dy) = (call.views.read::<f32>(0)?, call.views.read::<f32>(1)?);
+            Ok(conv_weight_grad(call.ctx, &shape, x, dy, call.views.write::<f32>(0)?)?)
+        })
+    })
+}

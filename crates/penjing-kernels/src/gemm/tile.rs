@@ -1,0 +1,302 @@
+//! The register tile of every GEMM-class kernel: up to 6 rows by 16 columns, over packed panels.
+//!
+//! A panel of the left operand holds R rows as `[k][R]`, a panel of the right operand 16 columns as `[k][16]`. Rows are cut
+//! into panels of nearly equal height (32 rows are 6+6+5+5+5+5, not five sixes and a two), because a low tile cannot hide the
+//! latency of its multiply-adds. The same loops serve f32 and, with elements that are pairs of i16, int8.
+
+use crate::Isa;
+use bytemuck::Pod;
+use std::ops::Range;
+
+/// Most rows of a tile.
+pub(crate) const MR: usize = 6;
+/// Columns of a tile.
+pub(crate) const NR: usize = 16;
+
+/// The sums of one tile; rows past the tile's height are unspecified.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+pub(crate) struct Acc<T>(pub(crate) [[T; NR]; MR]);
+
+/// An element type and its register tile.
+pub(crate) trait Kind: 'static {
+    /// A packed element: one f32, or two i16 that are adjacent in k.
+    type Elem: Pod + Send + Sync;
+    /// A sum.
+    type Sum: Pod + Send + Sync;
+
+    /// `acc[r][j] = sum over p of a[p][r] * b[p][j]`, for `r < R`. `a` has `kc * R` elements, `b` has `kc * 16`.
+    fn tile<const R: usize>(kc: usize, a: &[Self::Elem], b: &[Self::Elem], acc: &mut Acc<Self::Sum>);
+
+    /// As [`tile`](Self::tile), for a host with AVX2 and FMA.
+    ///
+    /// # Safety
+    /// The host has AVX2 and FMA.
+    unsafe fn tile_avx2<const R: usize>(kc: usize, a: &[Self::Elem], b: &[Self::Elem], acc: &mut Acc<Self::Sum>);
+}
+
+/// Receives finished tiles.
+pub(crate) trait Sink<T> {
+    /// `acc` holds rows `row..row + rows` and columns `col..col + cols` of the block.
+    fn put(&self, row: usize, rows: usize, col: usize, cols: usize, acc: &Acc<T>);
+}
+
+/// One k-block of both operands, and the part of it to compute.
+pub(crate) struct Block<'a, E> {
+    /// Depth of the k-block.
+    pub(crate) kc: usize,
+    /// How the rows of `a` are cut.
+    pub(crate) rows: RowPanels,
+    /// Which row panels to compute.
+    pub(crate) panels: Range<usize>,
+    /// All row panels of the k-block: `rows.m * kc` elements.
+    pub(crate) a: &'a [E],
+    /// Column panels, from column 0 of the block: `cols.div_ceil(16) * 16 * kc` elements.
+    pub(crate) b: &'a [E],
+    /// Columns to compute.
+    pub(crate) cols: usize,
+}
+
+/// `m` rows cut into panels of at most [`MR`] rows whose heights differ by at most one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct RowPanels {
+    pub(crate) m: usize,
+    count: usize,
+}
+
+impl RowPanels {
+    pub(crate) fn new(m: usize) -> RowPanels {
+        RowPanels { m, count: m.div_ceil(MR) }
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// The rows of panel `i`.
+    pub(crate) fn range(&self, i: usize) -> Range<usize> {
+        let (base, extra) = (self.m / self.count, self.m % self.count);
+        let start = i * base + i.min(extra);
+        start..start + base + usize::from(i < extra)
+    }
+}
+
+/// Computes a block and hands every tile to `sink`.
+pub(crate) fn run_block<K: Kind, S: Sink<K::Sum>>(isa: Isa, block: &Block<'_, K::Elem>, sink: &S) {
+    match isa.usable() {
+        Isa::Generic => tiles::<K, S>(block, sink, |rows, kc, a, b, acc| match rows {
+            1 => K::tile::<1>(kc, a, b, acc),
+            2 => K::tile::<2>(kc, a, b, acc),
+            3 => K::tile::<3>(kc, a, b, acc),
+            4 => K::tile::<4>(kc, a, b, acc),
+            5 => K::tile::<5>(kc, a, b, acc),
+            _ => K::tile::<6>(kc, a, b, acc),
+        }),
+        // SAFETY: `usable` returns `Avx2` only where the host has AVX2 and FMA.
+        Isa::Avx2 => unsafe { run_block_avx2::<K, S>(block, sink) },
+    }
+}
+
+#[cfg_attr(target_arch = "x86_64", target_feature(enable = "avx2,fma"))]
+unsafe fn run_block_avx2<K: Kind, S: Sink<K::Sum>>(block: &Block<'_, K::Elem>, sink: &S) {
+    // SAFETY: this function's contract is the tiles' contract.
+    tiles::<K, S>(block, sink, |rows, kc, a, b, acc| unsafe {
+        match rows {
+            1 => K::tile_avx2::<1>(kc, a, b, acc),
+            2 => K::tile_avx2::<2>(kc, a, b, acc),
+            3 => K::tile_avx2::<3>(kc, a, b, acc),
+            4 => K::tile_avx2::<4>(kc, a, b, acc),
+            5 => K::tile_avx2::<5>(kc, a, b, acc),
+            _ => K::tile_avx2::<6>(kc, a, b, acc),
+        }
+    });
+}
+
+#[inline(always)]
+fn tiles<K: Kind, S: Sink<K::Sum>>(
+    block: &Block<'_, K::Elem>,
+    sink: &S,
+    tile: impl Fn(usize, usize, &[K::Elem], &[K::Elem], &mut Acc<K::Sum>),
+) {
+    let kc = block.kc;
+    let mut acc = Acc([[bytemuck::Zeroable::zeroed(); NR]; MR]);
+    for jp in 0..block.cols.div_ceil(NR) {
+        let b = &block.b[jp * NR * kc..(jp + 1) * NR * kc];
+        let cols = NR.min(block.cols - jp * NR);
+        for ip in block.panels.clone() {
+            let rows = block.rows.range(ip);
+            tile(rows.len(), kc, &block.a[rows.start * kc..rows.end * kc], b, &mut acc);
+            sink.put(rows.start, rows.len(), jp * NR, cols, &acc);
+        }
+    }
+}
+
+/// f32 multiply-add.
+pub(crate) struct F32;
+
+impl Kind for F32 {
+    type Elem = f32;
+    type Sum = f32;
+
+    #[inline(always)]
+    fn tile<const R: usize>(kc: usize, a: &[f32], b: &[f32], acc: &mut Acc<f32>) {
+        let mut c = [[0f32; NR]; R];
+        for (a, b) in a.chunks_exact(R).zip(b.chunks_exact(NR)).take(kc) {
+            for r in 0..R {
+                for j in 0..NR {
+                    c[r][j] += a[r] * b[j];
+                }
+            }
+        }
+        acc.0[..R].copy_from_slice(&c);
+    }
+
+    #[inline(always)]
+    unsafe fn tile_avx2<const R: usize>(kc: usize, a: &[f32], b: &[f32], acc: &mut Acc<f32>) {
+        assert!(a.len() >= kc * R && b.len() >= kc * NR);
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the operands are long enough (checked above); the host has AVX2 and FMA (this function's contract).
+        unsafe {
+            x86::f32_tile::<R>(kc, a.as_ptr(), b.as_ptr(), acc);
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        Self::tile::<R>(kc, a, b, acc);
+    }
+}
+
+/// Exact integer multiply-add: an element is two i16 adjacent in k, a sum is i32.
+///
+/// With |a| ≤ 255 and |b| ≤ 255 a pair's products sum to at most 130 050, so `vpmaddwd` never saturates.
+pub(crate) struct I16Pair;
+
+impl Kind for I16Pair {
+    type Elem = [i16; 2];
+    type Sum = i32;
+
+    #[inline(always)]
+    fn tile<const R: usize>(kc: usize, a: &[[i16; 2]], b: &[[i16; 2]], acc: &mut Acc<i32>) {
+        let mut c = [[0i32; NR]; R];
+        for (a, b) in a.chunks_exact(R).zip(b.chunks_exact(NR)).take(kc) {
+            for r in 0..R {
+                for j in 0..NR {
+                    let pair = i32::from(a[r][0]) * i32::from(b[j][0]) + i32::from(a[r][1]) * i32::from(b[j][1]);
+                    c[r][j] = c[r][j].wrapping_add(pair);
+                }
+            }
+        }
+        acc.0[..R].copy_from_slice(&c);
+    }
+
+    #[inline(always)]
+    unsafe fn tile_avx2<const R: usize>(kc: usize, a: &[[i16; 2]], b: &[[i16; 2]], acc: &mut Acc<i32>) {
+        assert!(a.len() >= kc * R && b.len() >= kc * NR);
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the operands are long enough (checked above); the host has AVX2 (this function's contract).
+        unsafe {
+            x86::i16_tile::<R>(kc, a.as_ptr().cast(), b.as_ptr().cast(), acc);
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        Self::tile::<R>(kc, a, b, acc);
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    //! The AVX2 tiles: 12 accumulators, 2 registers of the right operand, 1 broadcast of the left.
+
+    use super::{Acc, NR};
+    use std::arch::x86_64::*;
+
+    /// # Safety
+    /// `a` has `kc * R` elements, `b` has `kc * 16`; the host has AVX2 and FMA.
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) unsafe fn f32_tile<const R: usize>(kc: usize, a: *const f32, b: *const f32, acc: &mut Acc<f32>) {
+        let mut c = [[_mm256_setzero_ps(); 2]; R];
+        // SAFETY: `p < kc` keeps every load inside the operands; `acc` has MR rows of 16.
+        unsafe {
+            let mut step = |p: usize| {
+                let (a, b) = (a.add(p * R), b.add(p * NR));
+                let (b0, b1) = (_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8)));
+                for r in 0..R {
+                    let ar = _mm256_broadcast_ss(&*a.add(r));
+                    c[r][0] = _mm256_fmadd_ps(ar, b0, c[r][0]);
+                    c[r][1] = _mm256_fmadd_ps(ar, b1, c[r][1]);
+                }
+            };
+            let unrolled = kc / 4 * 4;
+            for p in (0..unrolled).step_by(4) {
+                step(p);
+                step(p + 1);
+                step(p + 2);
+                step(p + 3);
+            }
+            for p in unrolled..kc {
+                step(p);
+            }
+            for r in 0..R {
+                let out = acc.0[r].as_mut_ptr();
+                _mm256_storeu_ps(out, c[r][0]);
+                _mm256_storeu_ps(out.add(8), c[r][1]);
+            }
+        }
+    }
+
+    /// # Safety
+    /// `a` has `kc * R` pairs, `b` has `kc * 16`; the host has AVX2.
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) unsafe fn i16_tile<const R: usize>(kc: usize, a: *const i32, b: *const i32, acc: &mut Acc<i32>) {
+        let mut c = [[_mm256_setzero_si256(); 2]; R];
+        // SAFETY: `p < kc` keeps every load inside the operands; `acc` has MR rows of 16. A pair is 2-byte aligned, so the
+        // left operand is read unaligned.
+        unsafe {
+            let mut step = |p: usize| {
+                let (a, b) = (a.add(p * R), b.add(p * NR));
+                let (b0, b1) = (_mm256_loadu_si256(b.cast()), _mm256_loadu_si256(b.add(8).cast()));
+                for r in 0..R {
+                    let ar = _mm256_set1_epi32(a.add(r).read_unaligned());
+                    c[r][0] = _mm256_add_epi32(c[r][0], _mm256_madd_epi16(ar, b0));
+                    c[r][1] = _mm256_add_epi32(c[r][1], _mm256_madd_epi16(ar, b1));
+                }
+            };
+            let unrolled = kc / 2 * 2;
+            for p in (0..unrolled).step_by(2) {
+                step(p);
+                step(p + 1);
+            }
+            for p in unrolled..kc {
+                step(p);
+            }
+            for r in 0..R {
+                let out = acc.0[r].as_mut_ptr();
+                _mm256_storeu_si256(out.cast(), c[r][0]);
+                _mm256_storeu_si256(out.add(8).cast(), c[r][1]);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn row_panels_are_even_and_cover() {
+        for m in 0..200 {
+            let p = RowPanels::new(m);
+            let mut next = 0;
+            let mut heights = Vec::new();
+            for i in 0..p.count() {
+                let r = p.range(i);
+                assert_eq!(r.start, next);
+                next = r.end;
+                heights.push(r.len());
+            }
+            assert_eq!(next, m);
+            if let (Some(min), Some(max)) = (heights.iter().min(), heights.iter().max()) {
+                assert!(*max <= MR && max - min <= 1);
+            }
+        }
+    }
+}

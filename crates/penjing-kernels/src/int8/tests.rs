@@ -1,0 +1,329 @@
+//! The integer kernels against naive loops, bit for bit: i64 sums, f32 epilogue, f64 rounding.
+
+use super::*;
+use crate::{Ctx, Isa, conv::ConvShape, testing::contexts};
+use penjing_tensor::Rng;
+
+/// Values over the full range of i8 with both extremes frequent.
+fn bytes(name: &str, n: usize) -> Vec<i8> {
+    let rng = Rng::new(5, name, 0);
+    let value = |i: usize| match (rng.uniform(2 * i as u64) * 8.0) as u32 {
+        0 => i8::MIN,
+        1 => i8::MAX,
+        _ => (rng.uniform(2 * i as u64 + 1) * 256.0 - 128.0).floor() as i8,
+    };
+    (0..n).map(value).collect()
+}
+
+fn floats(name: &str, n: usize, lo: f32, hi: f32) -> Vec<f32> {
+    let rng = Rng::new(6, name, 0);
+    (0..n).map(|i| lo + (hi - lo) * rng.uniform(i as u64)).collect()
+}
+
+/// saturate(round_half_even(v / scale) + zero), in f64 after the quotient.
+fn onto_grid(v: f32, grid: Grid) -> i32 {
+    let rounded = f64::from(v / grid.scale).round_ties_even() + f64::from(grid.zero);
+    (rounded as i32).clamp(grid.limits.lo, grid.limits.hi)
+}
+
+/// Limits, then the bits of an f32 or the integer.
+fn expected(sum: i64, channel: usize, x_scale: f32, e: &QEpilogue<'_>, grid: Option<Grid>) -> i32 {
+    let v = sum as f32 * (x_scale * e.w_scale[channel]) + e.bias.map_or(0.0, |b| b[channel]);
+    let v = if v <= e.clamp.min { e.clamp.min } else { v };
+    let v = if v >= e.clamp.max { e.clamp.max } else { v };
+    grid.map_or(v.to_bits() as i32, |g| onto_grid(v, g))
+}
+
+/// Runs `f` for i8 and u8 activations and every kind of result, at every level and thread count, and compares with `want`,
+/// which takes the centred activations.
+#[track_caller]
+fn check(
+    what: &str,
+    x: &[i8],
+    channels: usize,
+    n: usize,
+    f: impl Fn(Ctx<'_>, QTensor<'_>, &QEpilogue<'_>, QOut<'_>) -> Result<(), KernelError>,
+    want: impl Fn(&[i64]) -> Vec<(i64, usize)>,
+) {
+    let unsigned: Vec<u8> = x.iter().map(|&v| (i32::from(v) + 128) as u8).collect();
+    let w_scale = floats("w scale", channels, 0.001, 0.01);
+    let bias = floats("bias", channels, -3.0, 3.0);
+    let limits = [Clamp::NONE, Clamp::RELU, Clamp { min: -1.5, max: 6.0 }];
+    let cases = [
+        (Bytes::I8(x), 0),
+        (Bytes::I8(x), -128),
+        (Bytes::I8(x), 37),
+        (Bytes::U8(&unsigned), 0),
+        (Bytes::U8(&unsigned), 255),
+    ];
+    for (case, (data, zero)) in cases.into_iter().enumerate() {
+        let centred: Vec<i64> = match data {
+            Bytes::I8(x) => x.iter().map(|&v| i64::from(v) - i64::from(zero)).collect(),
+            Bytes::U8(x) => x.iter().map(|&v| i64::from(v) - i64::from(zero)).collect(),
+        };
+        let sums = want(&centred);
+        let x = QTensor { data, scale: 0.013, zero };
+        let e = QEpilogue { w_scale: &w_scale, bias: (case != 1).then_some(&bias[..]), clamp: limits[case % 3] };
+        let i8_grid = Grid { scale: 0.07, zero: -5, limits: Limits::I8_NARROW };
+        let u8_grid = Grid { scale: 0.11, zero: 100, limits: Limits::U8 };
+        let want_for = |grid| sums.iter().map(|&(s, c)| expected(s, c, x.scale, &e, grid)).collect::<Vec<_>>();
+        let wants = [want_for(None), want_for(Some(i8_grid)), want_for(Some(u8_grid))];
+        for isa in Isa::ALL.into_iter().filter(|i| i.available()) {
+            for cx in contexts(isa) {
+                let (mut y, mut q, mut u) = (vec![f32::NAN; n], vec![99i8; n], vec![99u8; n]);
+                f(cx.get(), x, &e, QOut::F32(&mut y)).unwrap();
+                f(cx.get(), x, &e, QOut::I8(&mut q, i8_grid)).unwrap();
+                f(cx.get(), x, &e, QOut::U8(&mut u, u8_grid)).unwrap();
+                let got = [
+                    y.iter().map(|v| v.to_bits() as i32).collect::<Vec<_>>(),
+                    q.iter().map(|&v| v.into()).collect(),
+                    u.iter().map(|&v| v.into()).collect(),
+                ];
+                assert!(got == wants, "{what}, case {case}, {}", isa.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn qgemm_is_exact() {
+    let cases = [
+        (1, 1, 1),
+        (1, 40, 300),
+        (7, 17, 5),
+        (6, 16, 64),
+        (33, 50, 129),
+        (200, 70, 48),
+        (2, 300, 1025),
+        (5, 3, 0),
+        (0, 4, 4),
+        (3, 0, 4),
+    ];
+    for (m, n, k) in cases {
+        let (x, w) = (bytes("x", m * k), bytes("w", k * n));
+        let transposed: Vec<i8> = (0..n * k).map(|i| w[i % k * n + i / k]).collect();
+        let packed = [
+            PackedI8::new(k, n, &w, WeightLayout::Rows).unwrap(),
+            PackedI8::new(k, n, &transposed, WeightLayout::Transposed).unwrap(),
+        ];
+        for w_packed in &packed {
+            check(
+                &format!("{m}x{n}x{k}"),
+                &x,
+                n,
+                m * n,
+                |cx, x, e, y| qgemm(cx, m, x, w_packed, e, y),
+                |x| {
+                    let sum = |i: usize, j: usize| (0..k).map(|p| x[i * k + p] * i64::from(w[p * n + j])).sum();
+                    (0..m * n).map(|i| (sum(i / n, i % n), i % n)).collect()
+                },
+            );
+        }
+    }
+}
+
+#[test]
+fn the_worst_sums_do_not_saturate() {
+    let k = 4096;
+    let (x, w) = (vec![255u8; 6 * k], vec![-128i8; 16 * k]);
+    let packed = PackedI8::new(k, 16, &w, WeightLayout::Rows).unwrap();
+    let e = QEpilogue { w_scale: &[1.0; 16], bias: None, clamp: Clamp::NONE };
+    for isa in Isa::ALL {
+        for cx in contexts(isa) {
+            let mut y = vec![0f32; 96];
+            let x = QTensor { data: Bytes::U8(&x), scale: 1.0, zero: 0 };
+            qgemm(cx.get(), 6, x, &packed, &e, QOut::F32(&mut y)).unwrap();
+            assert!(y.iter().all(|&v| v == (-(255 * 128 * k as i64)) as f32));
+        }
+    }
+}
+
+fn shape(
+    batch: usize,
+    groups: usize,
+    channels: [usize; 2],
+    input: [usize; 2],
+    kernel: [usize; 2],
+    stride: [usize; 2],
+    dilation: [usize; 2],
+    pad: [usize; 4],
+) -> ConvShape {
+    let out = |a: usize| {
+        let reach = (kernel[a] - 1) * dilation[a] + 1;
+        (input[a] + pad[a] + pad[a + 2]).checked_sub(reach).map_or(0, |r| r / stride[a] + 1)
+    };
+    ConvShape {
+        batch,
+        groups,
+        in_channels: channels[0],
+        out_channels: channels[1],
+        input,
+        kernel,
+        stride,
+        dilation,
+        pad: [pad[0], pad[1]],
+        output: [out(0), out(1)],
+    }
+}
+
+/// The sum and the output channel of every output.
+fn naive_conv(s: &ConvShape, x: &[i64], w: &[i8]) -> Vec<(i64, usize)> {
+    let ([ih, iw], [oh, ow], [kh, kw]) = (s.input, s.output, s.kernel);
+    let (gi, go) = (s.group_in(), s.group_out());
+    let mut out = Vec::new();
+    for (n, o) in (0..s.batch).flat_map(|n| (0..s.out_channels).map(move |o| (n, o))) {
+        for (i, j) in (0..oh).flat_map(|i| (0..ow).map(move |j| (i, j))) {
+            let mut sum = 0;
+            for (c, t) in (0..gi).flat_map(|c| (0..kh * kw).map(move |t| (c, t))) {
+                let y = (i * s.stride[0] + t / kw * s.dilation[0]).wrapping_sub(s.pad[0]);
+                let z = (j * s.stride[1] + t % kw * s.dilation[1]).wrapping_sub(s.pad[1]);
+                if y < ih && z < iw {
+                    let channel = n * s.in_channels + o / go * gi + c;
+                    sum += x[(channel * ih + y) * iw + z] * i64::from(w[(o * gi + c) * kh * kw + t]);
+                }
+            }
+            out.push((sum, o));
+        }
+    }
+    out
+}
+
+#[test]
+fn qconv_is_exact() {
+    let cases = [
+        shape(2, 1, [3, 8], [8, 8], [3, 3], [1, 1], [1, 1], [1, 1, 1, 1]),
+        shape(1, 1, [5, 7], [11, 13], [3, 3], [2, 2], [1, 1], [0, 1, 1, 0]),
+        shape(3, 2, [4, 6], [7, 5], [3, 2], [1, 2], [2, 1], [2, 0, 0, 1]),
+        shape(2, 6, [6, 6], [9, 9], [3, 3], [1, 1], [1, 1], [1, 1, 1, 1]),
+        shape(2, 6, [6, 12], [9, 9], [3, 3], [2, 2], [1, 1], [1, 1, 1, 1]),
+        shape(1, 1, [16, 33], [6, 6], [1, 1], [1, 1], [1, 1], [0, 0, 0, 0]),
+        shape(2, 1, [3, 5], [1, 700], [1, 5], [1, 1], [1, 3], [0, 6, 0, 6]),
+        shape(1, 1, [60, 2], [5, 5], [3, 3], [1, 1], [1, 1], [1, 1, 1, 1]),
+        shape(1, 1, [1, 1], [1, 1], [1, 1], [1, 1], [1, 1], [0, 0, 0, 0]),
+        shape(1, 1, [0, 3], [4, 4], [1, 1], [1, 1], [1, 1], [0, 0, 0, 0]),
+        shape(0, 1, [2, 3], [4, 4], [3, 3], [1, 1], [1, 1], [1, 1, 1, 1]),
+        shape(1, 1, [2, 3], [2, 2], [3, 3], [1, 1], [1, 1], [0, 0, 0, 0]),
+        shape(1, 1, [40, 9], [12, 12], [3, 3], [1, 1], [1, 1], [1, 1, 1, 1]),
+        shape(1, 1, [3, 20], [30, 31], [7, 7], [2, 2], [1, 1], [3, 3, 3, 3]),
+    ];
+    for s in cases {
+        let (x, w) = (bytes("x", s.x_len().unwrap()), bytes("w", s.w_len().unwrap()));
+        let packed = PackedConvI8::new(&s, &w).unwrap();
+        check(
+            &format!("{s:?}"),
+            &x,
+            s.out_channels,
+            s.y_len().unwrap(),
+            |cx, x, e, y| qconv(cx, &s, x, &packed, e, y),
+            |x| naive_conv(&s, x, &w),
+        );
+    }
+}
+
+#[test]
+fn quantize_rounds_half_to_even_and_saturates() {
+    let x = [
+        0.5f32,
+        1.5,
+        2.5,
+        -0.5,
+        -1.5,
+        0.0,
+        126.5,
+        127.5,
+        1e9,
+        -1e9,
+        f32::NAN,
+        f32::INFINITY,
+        f32::NEG_INFINITY,
+        -127.7,
+    ];
+    let one = Scales { scale: &[1.0], zero: &[0], inner: 1 };
+    let pool = crate::Pool::new(1);
+    for isa in Isa::ALL {
+        let cx = Ctx { isa, pool: &pool };
+        let mut q = [0i8; 14];
+        quantize(cx, &x, one, Limits::I8, BytesMut::I8(&mut q)).unwrap();
+        assert_eq!(q, [0, 2, 2, 0, -2, 0, 126, 127, 127, -128, 0, 127, -128, -128]);
+        quantize(cx, &x, one, Limits::I8_NARROW, BytesMut::I8(&mut q)).unwrap();
+        assert_eq!(q, [0, 2, 2, 0, -2, 0, 126, 127, 127, -127, 0, 127, -127, -127]);
+        let mut u = [0u8; 14];
+        quantize(cx, &x, Scales { zero: &[3], ..one }, Limits::U8, BytesMut::U8(&mut u)).unwrap();
+        assert_eq!(u, [3, 5, 5, 3, 1, 3, 129, 131, 255, 0, 0, 255, 0, 0]);
+        let mut y = [9f32; 14];
+        fake_quant(cx, &x, Scales { scale: &[0.5], zero: &[1], inner: 1 }, Limits { lo: -8, hi: 7 }, &mut y).unwrap();
+        assert_eq!(y, [0.5, 1.5, 2.5, -0.5, -1.5, 0.0, 3.0, 3.0, 3.0, -4.5, -0.5, 3.0, -4.5, -4.5]);
+    }
+}
+
+#[test]
+fn quantize_and_back_follow_the_channel() {
+    for ([outer, channels, inner], len) in
+        [([3, 4, 5], 60), ([1, 7, 9001], 63007), ([2, 1, 30000], 60000), ([5, 3, 1], 15)]
+    {
+        let x = floats("x", len, -2.0, 2.0);
+        let scale = floats("scale", channels, 0.003, 0.03);
+        let zero: Vec<i32> = (0..channels as i32).map(|c| c * 7 - 20).collect();
+        let up: Vec<i32> = zero.iter().map(|z| z + 128).collect();
+        let (signed, unsigned) =
+            (Scales { scale: &scale, zero: &zero, inner }, Scales { scale: &scale, zero: &up, inner });
+        let channel = |i: usize| i / inner % channels;
+        let want: Vec<i32> = (0..outer * channels * inner)
+            .map(|i| onto_grid(x[i], Grid { scale: scale[channel(i)], zero: zero[channel(i)], limits: Limits::I8 }))
+            .collect();
+        let back: Vec<f32> = (0..len).map(|i| (want[i] - zero[channel(i)]) as f32 * scale[channel(i)]).collect();
+        for isa in Isa::ALL {
+            for cx in contexts(isa) {
+                let (mut q, mut u, mut y) = (vec![0i8; len], vec![0u8; len], vec![0f32; len]);
+                quantize(cx.get(), &x, signed, Limits::I8, BytesMut::I8(&mut q)).unwrap();
+                quantize(cx.get(), &x, unsigned, Limits::U8, BytesMut::U8(&mut u)).unwrap();
+                assert!((0..len).all(|i| i32::from(q[i]) == want[i] && i32::from(u[i]) == want[i] + 128));
+                dequantize(cx.get(), Bytes::I8(&q), signed, &mut y).unwrap();
+                assert!(y == back);
+                dequantize(cx.get(), Bytes::U8(&u), unsigned, &mut y).unwrap();
+                assert!(y == back);
+                y.fill(0.0);
+                fake_quant(cx.get(), &x, signed, Limits::I8, &mut y).unwrap();
+                assert!(y == back);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    let pool = crate::Pool::new(1);
+    let cx = Ctx { isa: Isa::Generic, pool: &pool };
+    let geometry = |r: Result<(), KernelError>| assert!(matches!(r, Err(KernelError::Geometry { .. })), "{r:?}");
+    let length = |r: Result<(), KernelError>| assert!(matches!(r, Err(KernelError::Length { .. })), "{r:?}");
+    assert!(PackedI8::new(2, 3, &[0; 5], WeightLayout::Rows).is_err());
+    let deep = MAX_DEPTH + 1;
+    assert!(PackedI8::new(deep, 1, &vec![0; deep], WeightLayout::Rows).is_err());
+    assert!(PackedI8::new(usize::MAX, 2, &[], WeightLayout::Rows).is_err());
+    let w = PackedI8::new(2, 3, &[0; 6], WeightLayout::Rows).unwrap();
+    let x = QTensor { data: Bytes::U8(&[0; 4]), scale: 1.0, zero: 0 };
+    let e = QEpilogue { w_scale: &[1.0; 3], bias: None, clamp: Clamp::NONE };
+    let mut y = [0f32; 6];
+    let mut q = [0i8; 6];
+    length(qgemm(cx, 1, x, &w, &e, QOut::F32(&mut y)));
+    length(qgemm(cx, 2, x, &w, &e, QOut::F32(&mut y[..5])));
+    length(qgemm(cx, 2, x, &w, &QEpilogue { w_scale: &[1.0; 2], ..e }, QOut::F32(&mut y)));
+    length(qgemm(cx, 2, x, &w, &QEpilogue { bias: Some(&[1.0]), ..e }, QOut::F32(&mut y)));
+    geometry(qgemm(cx, 2, QTensor { zero: -1, ..x }, &w, &e, QOut::F32(&mut y)));
+    let grid = Grid { scale: 1.0, zero: 200, limits: Limits::I8 };
+    geometry(qgemm(cx, 2, x, &w, &e, QOut::I8(&mut q, grid)));
+    geometry(qgemm(cx, 2, x, &w, &e, QOut::I8(&mut q, Grid { zero: 0, limits: Limits::U8, ..grid })));
+    let s = shape(1, 1, [2, 3], [4, 4], [3, 3], [1, 1], [1, 1], [1, 1, 1, 1]);
+    let packed = PackedConvI8::new(&s, &[0; 54]).unwrap();
+    let other = shape(1, 1, [2, 3], [4, 4], [1, 1], [1, 1], [1, 1], [0, 0, 0, 0]);
+    let (x, mut y) = (QTensor { data: Bytes::I8(&[0; 32]), scale: 1.0, zero: 0 }, [0f32; 48]);
+    geometry(qconv(cx, &other, x, &packed, &e, QOut::F32(&mut y)));
+    length(qconv(cx, &s, x, &packed, &e, QOut::F32(&mut y[1..])));
+    let scales = Scales { scale: &[1.0; 2], zero: &[0; 2], inner: 3 };
+    length(quantize(cx, &[0.0; 6], scales, Limits::I8, BytesMut::I8(&mut q[..5])));
+    geometry(quantize(cx, &[0.0; 5], scales, Limits::I8, BytesMut::I8(&mut q[..5])));
+    geometry(quantize(cx, &[0.0; 6], Scales { inner: 0, ..scales }, Limits::I8, BytesMut::I8(&mut q)));
+    geometry(quantize(cx, &[0.0; 6], Scales { zero: &[0, 128], ..scales }, Limits::I8, BytesMut::I8(&mut q)));
+    geometry(quantize(cx, &[0.0; 6], scales, Limits::U8, BytesMut::I8(&mut q)));
+    geometry(dequantize(cx, Bytes::I8(&q), Scales { zero: &[0, -129], ..scales }, &mut y[..6]));
+}

@@ -1,0 +1,149 @@
+//! Instruction-set levels and the choice between them at run time.
+//!
+//! A kernel body is written once over [`Math`] and compiled once a level by [`per_isa!`]; the hot loops of GEMM are written
+//! with `core::arch`. A level that the host lacks is never entered: [`Isa::usable`] falls back to `Generic`.
+
+use crate::Pool;
+
+/// An instruction-set level.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Isa {
+    /// Whatever the compiler's baseline target has.
+    Generic,
+    /// x86-64 with AVX2 and FMA.
+    Avx2,
+}
+
+impl Isa {
+    /// Every level, lowest first.
+    pub const ALL: [Isa; 2] = [Isa::Generic, Isa::Avx2];
+
+    /// The highest level this host has.
+    pub fn detect() -> Isa {
+        if Isa::Avx2.available() { Isa::Avx2 } else { Isa::Generic }
+    }
+
+    /// Whether this host can run the level.
+    pub fn available(self) -> bool {
+        match self {
+            Isa::Generic => true,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            #[cfg(not(target_arch = "x86_64"))]
+            Isa::Avx2 => false,
+        }
+    }
+
+    /// The lower of `self` and `limit`, as `--isa` asks for.
+    pub fn restrict(self, limit: Isa) -> Isa {
+        self.min(limit)
+    }
+
+    /// The name used in kernel names and on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Isa::Generic => "generic",
+            Isa::Avx2 => "avx2",
+        }
+    }
+
+    /// The level with this [`name`](Self::name).
+    pub fn from_name(name: &str) -> Option<Isa> {
+        Isa::ALL.into_iter().find(|isa| isa.name() == name)
+    }
+
+    /// `self` where the host can run it, `Generic` otherwise: what a dispatch may safely enter.
+    pub(crate) fn usable(self) -> Isa {
+        if self.available() { self } else { Isa::Generic }
+    }
+}
+
+/// What every kernel is run with: the instruction-set level and the threads.
+#[derive(Clone, Copy)]
+pub struct Ctx<'a> {
+    /// The level to run; one that the host lacks runs as `Generic`.
+    pub isa: Isa,
+    /// The threads to run on. Results do not depend on their number.
+    pub pool: &'a Pool,
+}
+
+/// Scalar operations whose cost differs between levels; bodies generic over it are vectorised by the compiler.
+pub(crate) trait Math: Copy + Send + Sync + 'static {
+    /// `a * b + c`: fused where the level has FMA, two roundings otherwise.
+    fn fma(a: f32, b: f32, c: f32) -> f32;
+    /// As [`fma`](Self::fma) in `f64`.
+    fn fma64(a: f64, b: f64, c: f64) -> f64;
+}
+
+/// [`Math`] without FMA.
+#[derive(Clone, Copy)]
+pub(crate) struct Plain;
+
+/// [`Math`] with FMA.
+#[derive(Clone, Copy)]
+pub(crate) struct Fused;
+
+impl Math for Plain {
+    #[inline(always)]
+    fn fma(a: f32, b: f32, c: f32) -> f32 {
+        a * b + c
+    }
+
+    #[inline(always)]
+    fn fma64(a: f64, b: f64, c: f64) -> f64 {
+        a * b + c
+    }
+}
+
+impl Math for Fused {
+    #[inline(always)]
+    fn fma(a: f32, b: f32, c: f32) -> f32 {
+        a.mul_add(b, c)
+    }
+
+    #[inline(always)]
+    fn fma64(a: f64, b: f64, c: f64) -> f64 {
+        a.mul_add(b, c)
+    }
+}
+
+/// Defines `fn name(isa, args)` that runs `body::<Plain>` or, compiled with AVX2 and FMA, `body::<Fused>`.
+///
+/// `body` must be `#[inline(always)]` so that it is compiled inside each level's function.
+macro_rules! per_isa {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? = $body:ident) => {
+        $(#[$meta])*
+        #[allow(clippy::too_many_arguments)]
+        $vis fn $name(isa: $crate::Isa, $($arg: $ty),*) $(-> $ret)? {
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx2,fma")]
+                #[allow(clippy::too_many_arguments)]
+                fn avx2($($arg: $ty),*) $(-> $ret)? {
+                    $body::<$crate::isa::Fused>($($arg),*)
+                }
+                if isa.usable() == $crate::Isa::Avx2 {
+                    // SAFETY: `usable` returns `Avx2` only where the host has AVX2 and FMA.
+                    return unsafe { avx2($($arg),*) };
+                }
+            }
+            let _ = isa;
+            $body::<$crate::isa::Plain>($($arg),*)
+        }
+    };
+}
+pub(crate) use per_isa;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_round_trip_and_limits_hold() {
+        for isa in Isa::ALL {
+            assert_eq!(Isa::from_name(isa.name()), Some(isa));
+        }
+        assert_eq!(Isa::Avx2.restrict(Isa::Generic), Isa::Generic);
+        assert!(Isa::detect().available());
+    }
+}

@@ -1,0 +1,32 @@
+//! Kernels: plain slices in, plain slices out, with the geometry in parameter structs.
+//!
+//! The crate knows dtypes and nothing of graphs. It also owns what is `unsafe` in execution: the thread [`Pool`], the checked
+//! views of the [`arena`], and the vector code. Two rules hold for every kernel: lengths and geometry are checked before
+//! memory is touched (`KernelError`, never a panic), and the split of work is fixed by the problem, so results are the same
+//! bits at any thread count.
+
+pub mod arena;
+pub mod conv;
+pub mod elementwise;
+mod error;
+pub mod gemm;
+pub mod int8;
+mod isa;
+pub mod lstm;
+mod math;
+pub mod movement;
+pub mod norm;
+mod peak;
+mod pool;
+pub mod pool2d;
+pub mod reduce;
+mod scratch;
+pub mod softmax;
+pub mod table;
+#[cfg(test)]
+mod testing;
+
+pub use error::KernelError;
+pub use isa::{Ctx, Isa};
+pub use peak::fma_peak;
+pub use pool::Pool;

@@ -1,0 +1,60 @@
+//! Normalisations: layer, RMS, group (instance) norm, and batch norm in training.
+//!
+//! Batch norm at inference is one multiply and one add a channel: an elementwise program. Every variance is the mean of
+//! squared distances to the mean (two passes), biased.
+
+mod batch;
+mod layer;
+
+pub use batch::{batch_norm_grad, batch_norm_train};
+pub use layer::{group_norm, layer_norm, layer_norm_grad, rms_norm};
+
+use crate::{isa::Math, reduce::lanes};
+
+/// Elements that are summed in one go before the sums are added in f64.
+const CHUNK: usize = 4096;
+
+/// Σ x.
+#[inline(always)]
+fn total(x: &[f32]) -> f64 {
+    x.chunks(CHUNK).map(|c| f64::from(lanes(c, 0.0, |a, x| a + x, |a, b| a + b))).sum()
+}
+
+/// Σ (x − mean)².
+#[inline(always)]
+fn spread<M: Math>(x: &[f32], mean: f32) -> f64 {
+    let step = |a: f32, x: f32| M::fma(x - mean, x - mean, a);
+    x.chunks(CHUNK).map(|c| f64::from(lanes(c, 0.0, step, |a, b| a + b))).sum()
+}
+
+/// Σ a·b.
+#[inline(always)]
+fn dot<M: Math>(a: &[f32], b: &[f32]) -> f64 {
+    const LANES: usize = 32;
+    let mut sum = 0.0;
+    for (a, b) in a.chunks(CHUNK).zip(b.chunks(CHUNK)) {
+        let mut acc = [0f32; LANES];
+        for (a, b) in a.chunks(LANES).zip(b.chunks(LANES)) {
+            if let (Some(a), Some(b)) = (a.first_chunk::<LANES>(), b.first_chunk::<LANES>()) {
+                for l in 0..LANES {
+                    acc[l] = M::fma(a[l], b[l], acc[l]);
+                }
+            } else {
+                for (acc, (&a, &b)) in acc.iter_mut().zip(a.iter().zip(b)) {
+                    *acc = M::fma(a, b, *acc);
+                }
+            }
+        }
+        sum += f64::from(lanes(&acc, 0.0, |a, x| a + x, |a, b| a + b));
+    }
+    sum
+}
+
+/// 1/√(variance + eps).
+#[inline(always)]
+fn inverse_deviation(sum_of_squares: f64, n: usize, eps: f32) -> f32 {
+    (1.0 / (sum_of_squares / n as f64 + f64::from(eps)).sqrt()) as f32
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,127 @@
+//! The kernels as rows of one table: a name is the kernel's specification, `<isa>.<in>-<out>[-<weights>]-<op>[.<tile>]`.
+//!
+//! Element names: `f32`, quantised `qs8` and `qu8`, weights of eight bits with a scale a channel `qc8w`, plain `s8` and `u8`,
+//! and `x8` to `x64` where bits are only moved. Plans and reports name what runs by these rows; `tests/rows.rs` runs every row
+//! that the host supports and holds it to its exactness.
+
+use crate::Isa;
+
+/// What a row promises about its rounding. u is 2⁻²⁴, half a unit in the last place of 1.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Exactness {
+    /// The bits that the definition gives.
+    Exact,
+    /// Within so many ULP of the real result.
+    Rounding(u32),
+    /// A result that sums n terms is within k·(n + 8)·u·Σ|term|.
+    Accumulating(u32),
+}
+
+/// Groups of rows that take the same operands.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[allow(missing_docs)]
+pub enum Family {
+    MatMul,
+    Conv,
+    Pool,
+    Elementwise,
+    Reduce,
+    Norm,
+    Movement,
+    Recurrent,
+    Quantize,
+}
+
+/// One kernel at one instruction-set level.
+#[derive(Clone, Copy, Debug)]
+pub struct KernelRow {
+    /// The whole name.
+    pub name: &'static str,
+    /// The name without the level.
+    pub spec: &'static str,
+    /// The level that the host must have.
+    pub isa: Isa,
+    /// Its family.
+    pub family: Family,
+    /// Its promise.
+    pub exactness: Exactness,
+}
+
+/// The row of `spec` at level `isa`; the tile at the end of `spec` may be left out.
+pub fn row(isa: Isa, spec: &str) -> Option<&'static KernelRow> {
+    KERNELS
+        .iter()
+        .find(|row| row.isa == isa && (row.spec == spec || row.spec.rsplit_once('.').is_some_and(|(s, _)| s == spec)))
+}
+
+macro_rules! rows {
+    ($($family:ident $exactness:expr => $($spec:literal)*;)*) => {
+        &[$($(
+            rows!(@row "generic", Isa::Generic, $family, $exactness, $spec),
+            rows!(@row "avx2", Isa::Avx2, $family, $exactness, $spec),
+        )*)*]
+    };
+    (@row $isa_name:literal, $isa:expr, $family:ident, $exactness:expr, $spec:literal) => {
+        KernelRow {
+            name: concat!($isa_name, ".", $spec),
+            spec: $spec,
+            isa: $isa,
+            family: Family::$family,
+            exactness: $exactness,
+        }
+    };
+}
+
+use Exactness::{Accumulating, Exact, Rounding};
+
+/// Every kernel.
+pub static KERNELS: &[KernelRow] = rows! {
+    MatMul Accumulating(1) => "f32-f32-f32w-gemm.6x16" "f32-f32-gemm_batched.6x16";
+    MatMul Exact => "qs8-f32-qc8w-gemm.6x16" "qs8-qs8-qc8w-gemm.6x16" "qs8-qu8-qc8w-gemm.6x16"
+        "qu8-f32-qc8w-gemm.6x16" "qu8-qs8-qc8w-gemm.6x16" "qu8-qu8-qc8w-gemm.6x16";
+    Conv Accumulating(1) => "f32-f32-f32w-conv.6x16" "f32-f32-f32w-conv_input_grad.6x16" "f32-f32-conv_weight_grad.3x4";
+    Conv Exact => "qs8-f32-qc8w-conv.6x16" "qs8-qs8-qc8w-conv.6x16" "qs8-qu8-qc8w-conv.6x16"
+        "qu8-f32-qc8w-conv.6x16" "qu8-qs8-qc8w-conv.6x16" "qu8-qu8-qc8w-conv.6x16";
+    Pool Exact => "f32-f32-max_pool" "s8-s8-max_pool" "u8-u8-max_pool";
+    Pool Accumulating(1) => "f32-f32-max_pool_grad" "f32-f32-avg_pool" "f32-f32-avg_pool_grad";
+    Elementwise Rounding(4) => "f32-f32-chain";
+    Reduce Accumulating(1) => "f32-f32-reduce";
+    Reduce Accumulating(4) => "f32-f32-softmax" "f32-f32-log_softmax" "f32-f32-softmax_grad" "f32-f32-log_softmax_grad";
+    Norm Accumulating(4) => "f32-f32-layer_norm" "f32-f32-rms_norm" "f32-f32-group_norm" "f32-f32-batch_norm_train"
+        "f32-f32-layer_norm_grad" "f32-f32-batch_norm_grad";
+    Movement Exact => "x8-x8-permute" "x16-x16-permute" "x32-x32-permute" "x64-x64-permute"
+        "x8-x8-slice" "x16-x16-slice" "x32-x32-slice" "x64-x64-slice"
+        "x8-x8-expand" "x16-x16-expand" "x32-x32-expand" "x64-x64-expand"
+        "x8-x8-concat" "x16-x16-concat" "x32-x32-concat" "x64-x64-concat"
+        "x8-x8-pad" "x16-x16-pad" "x32-x32-pad" "x64-x64-pad"
+        "x8-x8-gather" "x16-x16-gather" "x32-x32-gather" "x64-x64-gather"
+        "x8-x8-one_hot" "x16-x16-one_hot" "x32-x32-one_hot" "x64-x64-one_hot";
+    Movement Accumulating(1) => "f32-f32-gather_grad";
+    Recurrent Accumulating(8) => "f32-f32-f32w-lstm" "f32-f32-lstm_grad";
+    Quantize Exact => "f32-qs8-quantize" "f32-qu8-quantize" "qs8-f32-dequantize" "qu8-f32-dequantize" "f32-f32-fake_quant";
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn names_are_unique_and_every_level_has_every_kernel() {
+        let names: BTreeSet<&str> = KERNELS.iter().map(|r| r.name).collect();
+        assert_eq!(names.len(), KERNELS.len());
+        for r in KERNELS {
+            assert_eq!(r.name, format!("{}.{}", r.isa.name(), r.spec));
+            assert!(Isa::ALL.iter().all(|&isa| row(isa, r.spec).is_some()), "{}", r.spec);
+        }
+    }
+
+    #[test]
+    fn a_row_is_found_with_and_without_its_tile() {
+        let found = |spec| row(Isa::Avx2, spec).map(|r| r.name);
+        assert_eq!(found("f32-f32-f32w-gemm.6x16"), Some("avx2.f32-f32-f32w-gemm.6x16"));
+        assert_eq!(found("f32-f32-f32w-gemm"), Some("avx2.f32-f32-f32w-gemm.6x16"));
+        assert_eq!(found("f32-f32-f32w"), None);
+        assert_eq!(found("x8-x8-pad"), Some("avx2.x8-x8-pad"));
+    }
+}

@@ -1,0 +1,552 @@
+//! Every row of the kernel table that this host supports, on a small problem, held to the exactness that the row states.
+//!
+//! The kernels' own tests cover shapes and edges; this one makes sure that no row stands in the table untested, and that the
+//! stated exactness is what the kernel keeps against naive f64.
+
+use penjing_kernels::{
+    Ctx, Isa, Pool,
+    conv::{ConvShape, ConvWeights, PackedConv, conv, conv_input_grad, conv_weight_grad},
+    elementwise::{BinaryOp, Input, Output, ProgramBuilder, UnaryOp, run_program},
+    gemm::{Batch, Clamp, Epilogue, GemmShape, Lhs, Mat, Rhs, gemm, gemm_batched},
+    int8::{
+        Bytes, BytesMut, Grid, Limits, PackedConvI8, PackedI8, QEpilogue, QOut, QTensor, Scales, WeightLayout,
+        dequantize, fake_quant, qconv, qgemm, quantize,
+    },
+    lstm::{LstmDirection, LstmGrads, LstmOutputs, LstmShape, LstmTape, LstmWeights, Weights, lstm, lstm_grad},
+    movement::{ElemSize, concat, expand, gather, gather_grad, one_hot, pad, permute, slice},
+    norm::{batch_norm_grad, batch_norm_train, group_norm, layer_norm, layer_norm_grad, rms_norm},
+    pool2d::{PadCount, PoolShape, avg_pool, avg_pool_grad, max_pool, max_pool_grad, max_pool_i8, max_pool_u8},
+    reduce::{ReduceOp, reduce},
+    softmax::{log_softmax, log_softmax_grad, softmax, softmax_grad},
+    table::{Exactness, KERNELS, KernelRow},
+};
+use penjing_tensor::Rng;
+
+/// One result: `n` terms of total size `size` were summed for it.
+struct Point {
+    got: f64,
+    want: f64,
+    n: usize,
+    size: f64,
+}
+
+#[test]
+fn every_row_keeps_its_exactness() {
+    let pool = Pool::new(2);
+    let mut ran = 0;
+    for row in KERNELS.iter().filter(|row| row.isa.available()) {
+        let cx = Ctx { isa: row.isa, pool: &pool };
+        let points = run(row, cx);
+        assert!(!points.is_empty(), "{}", row.name);
+        for p in points {
+            let bound = match row.exactness {
+                Exactness::Exact => 0.0,
+                Exactness::Rounding(ulp) => f64::from(ulp) * f64::from(f32::EPSILON) * p.want.abs(),
+                Exactness::Accumulating(k) => f64::from(k) * (p.n + 8) as f64 * 2f64.powi(-24) * p.size,
+            };
+            assert!((p.got - p.want).abs() <= bound, "{}: {} is not {} within {bound:e}", row.name, p.got, p.want);
+        }
+        ran += 1;
+    }
+    assert!(ran >= KERNELS.len() / Isa::ALL.len());
+}
+
+fn run(row: &KernelRow, cx: Ctx<'_>) -> Vec<Point> {
+    let spec = row.spec.split('.').next().unwrap();
+    let parts: Vec<&str> = spec.split('-').collect();
+    let (from, to, op) = (parts[0], parts[1], *parts.last().unwrap());
+    match op {
+        _ if from.starts_with('x') => movement(cx, from, op),
+        "gemm" if from == "f32" => dense(cx, false),
+        "gemm_batched" => dense(cx, true),
+        "gemm" | "conv" if from != "f32" => integer(cx, from, to, op),
+        "conv" | "conv_input_grad" | "conv_weight_grad" => convolution(cx, op),
+        "max_pool" | "max_pool_grad" | "avg_pool" | "avg_pool_grad" => pooling(cx, from, op),
+        "chain" => chain(cx),
+        "reduce" => reduction(cx),
+        "softmax" | "log_softmax" | "softmax_grad" | "log_softmax_grad" => soft(cx, op),
+        "gather_grad" => gather_gradient(cx),
+        "lstm" | "lstm_grad" => recurrent(cx, op),
+        "quantize" | "dequantize" | "fake_quant" => quantization(cx, from, to, op),
+        _ => norm(cx, op),
+    }
+}
+
+fn values(name: &str, n: usize) -> Vec<f32> {
+    let rng = Rng::new(3, name, 0);
+    (0..n).map(|i| rng.uniform(i as u64) * 2.0 - 1.0).collect()
+}
+
+fn wide(x: &[f32]) -> Vec<f64> {
+    x.iter().map(|&v| f64::from(v)).collect()
+}
+
+/// Points whose n terms are of about the results' size.
+fn points(got: &[f32], want: &[f64], n: usize, size: f64) -> Vec<Point> {
+    assert_eq!(got.len(), want.len());
+    got.iter().zip(want).map(|(&g, &want)| Point { got: g.into(), want, n, size: size.max(want.abs()) }).collect()
+}
+
+fn dense(cx: Ctx<'_>, batched: bool) -> Vec<Point> {
+    let (m, n, k) = (23, 37, 71);
+    let (a, b) = (values("a", m * k), values("b", k * n));
+    let mut c = vec![0.0; m * n];
+    let shape = GemmShape { m, n, k };
+    let e = Epilogue::default();
+    if batched {
+        let batch = Batch { dims: [1, 1], a: [0, 0], b: [0, 0], c: [0, 0] };
+        gemm_batched(cx, shape, &batch, Mat::rows(&a, k), Mat::rows(&b, n), &e, &mut c, n).unwrap();
+    } else {
+        gemm(cx, shape, Lhs::Plain(Mat::rows(&a, k)), Rhs::Plain(Mat::rows(&b, n)), &e, &mut c, n).unwrap();
+    }
+    (0..m * n)
+        .map(|i| {
+            let terms = (0..k).map(|p| f64::from(a[i / n * k + p]) * f64::from(b[p * n + i % n]));
+            let (want, size) = terms.fold((0.0, 0.0), |(s, t), v| (s + v, t + v.abs()));
+            Point { got: c[i].into(), want, n: k, size }
+        })
+        .collect()
+}
+
+const CONV: ConvShape = ConvShape {
+    batch: 2,
+    groups: 1,
+    in_channels: 3,
+    out_channels: 7,
+    input: [6, 5],
+    kernel: [3, 3],
+    stride: [1, 2],
+    dilation: [1, 1],
+    pad: [1, 1],
+    output: [6, 3],
+};
+
+/// Calls `f(y, x, w)` with the indices of every product of [`CONV`]; `x` is `None` in the padding.
+fn each_product(mut f: impl FnMut(usize, Option<usize>, usize)) {
+    let s = CONV;
+    let ([h, w], [oh, ow]) = (s.input, s.output);
+    for i in 0..s.batch * s.out_channels * oh * ow {
+        let (n, o, r, c) = (i / (s.out_channels * oh * ow), i / (oh * ow) % s.out_channels, i / ow % oh, i % ow);
+        for t in 0..s.in_channels * 9 {
+            let (channel, y, x) = (t / 9, (r + t / 3 % 3).wrapping_sub(1), (c * 2 + t % 3).wrapping_sub(1));
+            let inside = y < h && x < w;
+            f(i, inside.then(|| ((n * s.in_channels + channel) * h + y) * w + x), o * s.in_channels * 9 + t);
+        }
+    }
+}
+
+fn convolution(cx: Ctx<'_>, op: &str) -> Vec<Point> {
+    let s = CONV;
+    let [nx, nw, ny] = [s.x_len(), s.w_len(), s.y_len()].map(Option::unwrap);
+    let (x, w, dy) = (values("x", nx), values("w", nw), values("dy", ny));
+    let len = match op {
+        "conv" => ny,
+        "conv_input_grad" => nx,
+        _ => nw,
+    };
+    let (mut out, mut want) = (vec![0f32; len], vec![(0f64, 0f64, 0usize); len]);
+    match op {
+        "conv" => {
+            let packed = PackedConv::new(cx.isa, &s, &w).unwrap();
+            conv(cx, &s, &x, ConvWeights::Packed(&packed), None, Clamp::NONE, &mut out).unwrap();
+        }
+        "conv_input_grad" => conv_input_grad(cx, &s, &dy, &w, &mut out).unwrap(),
+        _ => conv_weight_grad(cx, &s, &x, &dy, &mut out).unwrap(),
+    }
+    each_product(|iy, ix, iw| {
+        let Some(ix) = ix else { return };
+        let (at, term) = match op {
+            "conv" => (iy, f64::from(x[ix]) * f64::from(w[iw])),
+            "conv_input_grad" => (ix, f64::from(dy[iy]) * f64::from(w[iw])),
+            _ => (iw, f64::from(dy[iy]) * f64::from(x[ix])),
+        };
+        let (sum, size, n) = &mut want[at];
+        (*sum, *size, *n) = (*sum + term, *size + term.abs(), *n + 1);
+    });
+    out.iter().zip(want).map(|(&g, (want, size, n))| Point { got: g.into(), want, n, size }).collect()
+}
+
+/// Full-range int8 products against i32 sums and the definition of the rescaling.
+fn integer(cx: Ctx<'_>, from: &str, to: &str, op: &str) -> Vec<Point> {
+    let s = CONV;
+    let (m, n, k) = (9, 21, 67);
+    let is_conv = op == "conv";
+    let (nx, nw, ny) =
+        if is_conv { (s.x_len().unwrap(), s.w_len().unwrap(), s.y_len().unwrap()) } else { (m * k, k * n, m * n) };
+    let bytes = |name: &str, len: usize| -> Vec<u8> {
+        let rng = Rng::new(5, name, 0);
+        // Every third value is an extreme.
+        (0..len).map(|i| if i % 3 == 0 { [0, 255, 127, 128][i / 3 % 4] } else { rng.bits(i as u64) as u8 }).collect()
+    };
+    let (x, w) = (bytes("x", nx), bytes("w", nw));
+    let (x_signed, w): (Vec<i8>, Vec<i8>) =
+        (x.iter().map(|&v| v as i8).collect(), w.iter().map(|&v| v as i8).collect());
+    let signed = from == "qs8";
+    let zero = if signed { -7 } else { 131 };
+    let at = |i: usize| (if signed { i32::from(x_signed[i]) } else { i32::from(x[i]) }) - zero;
+    let mut sums = vec![0i32; ny];
+    if is_conv {
+        each_product(|iy, ix, iw| sums[iy] += ix.map_or(0, at) * i32::from(w[iw]));
+    } else {
+        for (i, sum) in sums.iter_mut().enumerate() {
+            *sum = (0..k).map(|p| at(i / n * k + p) * i32::from(w[p * n + i % n])).sum();
+        }
+    }
+    let channels = if is_conv { s.out_channels } else { n };
+    let channel = |i: usize| if is_conv { i / (s.output[0] * s.output[1]) % s.out_channels } else { i % n };
+    let (w_scale, bias): (Vec<f32>, Vec<f32>) =
+        (0..channels).map(|c| (0.001 + c as f32 * 1e-4, c as f32 * 0.3 - 2.0)).unzip();
+    let x_scale = 0.02f32;
+    let tensor = QTensor { data: if signed { Bytes::I8(&x_signed) } else { Bytes::U8(&x) }, scale: x_scale, zero };
+    let epilogue = QEpilogue { w_scale: &w_scale, bias: Some(&bias), clamp: Clamp::NONE };
+    let call = |y: QOut<'_>| {
+        if is_conv {
+            qconv(cx, &s, tensor, &PackedConvI8::new(&s, &w).unwrap(), &epilogue, y).unwrap();
+        } else {
+            let packed = PackedI8::new(k, n, &w, WeightLayout::Rows).unwrap();
+            qgemm(cx, m, tensor, &packed, &epilogue, y).unwrap();
+        }
+    };
+    let real = |i: usize| sums[i] as f32 * (x_scale * w_scale[channel(i)]) + bias[channel(i)];
+    let (scale, out_zero) = (0.05f32, if to == "qs8" { 3 } else { 100 });
+    let rounded = |i: usize, lo: f64, hi: f64| {
+        (f64::from((real(i) / scale).round_ties_even()) + f64::from(out_zero)).clamp(lo, hi)
+    };
+    let exact = |got: Vec<f64>, want: &dyn Fn(usize) -> f64| -> Vec<Point> {
+        got.into_iter().enumerate().map(|(i, got)| Point { got, want: want(i), n: 0, size: 0.0 }).collect()
+    };
+    match to {
+        "f32" => {
+            let mut y = vec![0f32; ny];
+            call(QOut::F32(&mut y));
+            exact(wide(&y), &|i| real(i).into())
+        }
+        "qs8" => {
+            let mut y = vec![0i8; ny];
+            call(QOut::I8(&mut y, Grid { scale, zero: out_zero, limits: Limits::I8 }));
+            exact(y.iter().map(|&v| v.into()).collect(), &|i| rounded(i, -128.0, 127.0))
+        }
+        _ => {
+            let mut y = vec![0u8; ny];
+            call(QOut::U8(&mut y, Grid { scale, zero: out_zero, limits: Limits::U8 }));
+            exact(y.iter().map(|&v| v.into()).collect(), &|i| rounded(i, 0.0, 255.0))
+        }
+    }
+}
+
+/// 2 × 2 windows on one plane of 4 × 6.
+fn pooling(cx: Ctx<'_>, from: &str, op: &str) -> Vec<Point> {
+    let s = PoolShape {
+        planes: 1,
+        input: [4, 6],
+        kernel: [2, 2],
+        stride: [2, 2],
+        dilation: [1, 1],
+        pad: [0, 0],
+        pad_end: [0, 0],
+        output: [2, 3],
+    };
+    let (x, dy) = (values("x", 24), values("dy", 6));
+    let window = |o: usize| [0, 1, 6, 7].map(|d| o / 3 * 12 + o % 3 * 2 + d);
+    let largest = |o: usize| window(o).into_iter().max_by(|&a, &b| x[a].total_cmp(&x[b])).unwrap();
+    let mut y = vec![0f32; 6];
+    let mut dx = vec![0f32; 24];
+    let mut want_dx = vec![0f64; 24];
+    for o in 0..6 {
+        if op == "max_pool_grad" {
+            want_dx[largest(o)] += f64::from(dy[o]);
+        } else {
+            window(o).iter().for_each(|&i| want_dx[i] += f64::from(dy[o]) / 4.0);
+        }
+    }
+    let maxima: Vec<f64> = (0..6).map(|o| f64::from(x[largest(o)])).collect();
+    match (op, from) {
+        ("max_pool", "f32") => {
+            max_pool(cx, &s, &x, &mut y).unwrap();
+            points(&y, &maxima, 1, 1.0)
+        }
+        ("max_pool", _) => {
+            let signed: Vec<i8> = x.iter().map(|v| (v * 127.0) as i8).collect();
+            let unsigned: Vec<u8> = signed.iter().map(|&v| (v as u8) ^ 128).collect();
+            let (mut a, mut b) = (vec![0i8; 6], vec![0u8; 6]);
+            max_pool_i8(cx, &s, &signed, &mut a).unwrap();
+            max_pool_u8(cx, &s, &unsigned, &mut b).unwrap();
+            let got: Vec<f32> = if from == "s8" {
+                a.iter().map(|&v| v.into()).collect()
+            } else {
+                b.iter().map(|&v| f32::from(v) - 128.0).collect()
+            };
+            let want: Vec<f64> =
+                (0..6).map(|o| f64::from(window(o).map(|i| signed[i]).into_iter().max().unwrap())).collect();
+            points(&got, &want, 1, 1.0)
+        }
+        ("max_pool_grad", _) => {
+            max_pool_grad(cx, &s, &x, &dy, &mut dx).unwrap();
+            points(&dx, &want_dx, 1, 1.0)
+        }
+        ("avg_pool", _) => {
+            avg_pool(cx, &s, PadCount::Exclude, &x, &mut y).unwrap();
+            let want: Vec<f64> = (0..6).map(|o| window(o).map(|i| f64::from(x[i])).iter().sum::<f64>() / 4.0).collect();
+            points(&y, &want, 4, 1.0)
+        }
+        _ => {
+            avg_pool_grad(cx, &s, PadCount::Exclude, &dy, &mut dx).unwrap();
+            points(&dx, &want_dx, 1, 1.0)
+        }
+    }
+}
+
+/// Each function alone, so that its own rounding shows.
+fn chain(cx: Ctx<'_>) -> Vec<Point> {
+    let x: Vec<f32> = values("x", 1000).iter().map(|v| v * 5.0 + 5.001).collect();
+    let cases: [(UnaryOp, fn(f64) -> f64); 8] = [
+        (UnaryOp::Exp, f64::exp),
+        (UnaryOp::Log, f64::ln),
+        (UnaryOp::Sqrt, f64::sqrt),
+        (UnaryOp::Tanh, f64::tanh),
+        (UnaryOp::Sin, f64::sin),
+        (UnaryOp::Sigmoid, |x| 1.0 / (1.0 + (-x).exp())),
+        (UnaryOp::Softplus, |x| x + (-x).exp().ln_1p()),
+        (UnaryOp::Recip, f64::recip),
+    ];
+    let mut all = Vec::new();
+    for (op, f) in cases {
+        let mut b = ProgramBuilder::new();
+        let (x_in, two) = (b.input(), b.constant(2.0));
+        let y = b.unary(op, x_in);
+        let y = b.binary(BinaryOp::Mul, y, two);
+        b.output(y);
+        let mut y = vec![0.0; x.len()];
+        let program = b.build().unwrap();
+        run_program(cx, &program, x.len(), &[Input::full(&x)], &mut [Output::F32(&mut y)]).unwrap();
+        let want: Vec<f64> = x.iter().map(|&x| 2.0 * f(x.into())).collect();
+        all.extend(points(&y, &want, 1, 0.0));
+    }
+    all
+}
+
+fn reduction(cx: Ctx<'_>) -> Vec<Point> {
+    let x = values("x", 3 * 5000);
+    let size = 5000.0;
+    let mut all = Vec::new();
+    for (outer, inner) in [(3, 1), (1, 3)] {
+        let mut y = vec![0.0; 3];
+        reduce(cx, ReduceOp::Sum, &x, outer, 5000, inner, &mut y).unwrap();
+        let want: Vec<f64> = (0..3)
+            .map(|i| (0..5000).map(|r| f64::from(x[if inner == 1 { i * 5000 + r } else { r * 3 + i }])).sum())
+            .collect();
+        // A pairwise sum is far inside the bound of a serial one.
+        all.extend(points(&y, &want, 24, size));
+    }
+    all
+}
+
+fn soft(cx: Ctx<'_>, op: &str) -> Vec<Point> {
+    let n = 50;
+    let (x, dy) = (values("x", n), values("dy", n));
+    let total = wide(&x).iter().map(|v| v.exp()).sum::<f64>();
+    let log: Vec<f64> = wide(&x).iter().map(|v| v - total.ln()).collect();
+    let y: Vec<f64> = log.iter().map(|v| v.exp()).collect();
+    let narrow = |v: &[f64]| v.iter().map(|&v| v as f32).collect::<Vec<f32>>();
+    let dot: f64 = y.iter().zip(&dy).map(|(y, &d)| y * f64::from(d)).sum();
+    let sum: f64 = wide(&dy).iter().sum();
+    let mut out = vec![0.0; n];
+    let want: Vec<f64> = match op {
+        "softmax" => {
+            softmax(cx, &x, 1, n, 1, &mut out).unwrap();
+            y
+        }
+        "log_softmax" => {
+            log_softmax(cx, &x, 1, n, 1, &mut out).unwrap();
+            log
+        }
+        "softmax_grad" => {
+            softmax_grad(cx, &narrow(&y), &dy, 1, n, 1, &mut out).unwrap();
+            y.iter().zip(&dy).map(|(y, &d)| y * (f64::from(d) - dot)).collect()
+        }
+        _ => {
+            log_softmax_grad(cx, &narrow(&log), &dy, 1, n, 1, &mut out).unwrap();
+            y.iter().zip(&dy).map(|(y, &d)| f64::from(d) - y * sum).collect()
+        }
+    };
+    points(&out, &want, n, 1.0)
+}
+
+/// Every norm over 40 elements that make one row, one group or one channel.
+fn norm(cx: Ctx<'_>, op: &str) -> Vec<Point> {
+    const EPS: f32 = 1e-3;
+    let n = 40;
+    let (x, dy) = (values("x", n), values("dy", n));
+    let (mean, count) = (wide(&x).iter().sum::<f64>() / n as f64, n as f64);
+    let var = wide(&x).iter().map(|v| (v - mean).powi(2)).sum::<f64>() / count;
+    let inverse = 1.0 / (var + f64::from(EPS)).sqrt();
+    let hat: Vec<f64> = wide(&x).iter().map(|v| (v - mean) * inverse).collect();
+    let g = wide(&dy);
+    let mean_g = g.iter().sum::<f64>() / count;
+    let mean_gh = g.iter().zip(&hat).map(|(g, h)| g * h).sum::<f64>() / count;
+    let dx: Vec<f64> = (0..n).map(|i| inverse * (g[i] - mean_g - hat[i] * mean_gh)).collect();
+    let mut y = vec![0.0; n];
+    let (mut one, mut two) = (vec![0.0; 1], vec![0.0; 1]);
+    let want = match op {
+        "layer_norm" => {
+            layer_norm(cx, &x, 1, n, None, None, EPS, &mut y).unwrap();
+            hat
+        }
+        "rms_norm" => {
+            rms_norm(cx, &x, 1, n, None, EPS, &mut y).unwrap();
+            let rms = (wide(&x).iter().map(|v| v * v).sum::<f64>() / count + f64::from(EPS)).sqrt();
+            wide(&x).iter().map(|v| v / rms).collect()
+        }
+        "group_norm" => {
+            group_norm(cx, &x, [1, 4, 10], 1, None, None, EPS, &mut y).unwrap();
+            hat
+        }
+        "batch_norm_train" => {
+            batch_norm_train(cx, &x, [4, 1, 10], &[1.0], &[0.0], EPS, &mut y, &mut one, &mut two).unwrap();
+            hat
+        }
+        "layer_norm_grad" => {
+            let (mut ds, mut db) = (vec![0.0; n], vec![0.0; n]);
+            layer_norm_grad(cx, &x, &dy, 1, n, None, EPS, &mut y, &mut ds, &mut db).unwrap();
+            dx
+        }
+        "batch_norm_grad" => {
+            let (m, v) = ([mean as f32], [var as f32]);
+            batch_norm_grad(cx, &x, &dy, [4, 1, 10], &m, &v, &[1.0], EPS, &mut y, &mut one, &mut two).unwrap();
+            dx
+        }
+        other => panic!("{other}: a row without a test"),
+    };
+    points(&y, &want, n, inverse)
+}
+
+/// A 2 × 3 matrix of distinct elements of each size.
+fn movement(cx: Ctx<'_>, from: &str, op: &str) -> Vec<Point> {
+    let (size, bytes) = match from {
+        "x8" => (ElemSize::One, 1),
+        "x16" => (ElemSize::Two, 2),
+        "x32" => (ElemSize::Four, 4),
+        _ => (ElemSize::Eight, 8),
+    };
+    let pack = |ids: &[u8]| -> Vec<u8> { ids.iter().flat_map(|&i| vec![i; bytes]).collect() };
+    let src = pack(&[1, 2, 3, 4, 5, 6]);
+    let want: Vec<u8> = match op {
+        "permute" => vec![1, 4, 2, 5, 3, 6],
+        "slice" => vec![3, 1, 6, 4],
+        "expand" => vec![1, 2, 3, 4, 5, 6, 1, 2, 3, 4, 5, 6],
+        "concat" => vec![1, 2, 3, 1, 2, 3, 4, 5, 6, 4, 5, 6],
+        "pad" => vec![9, 1, 2, 3, 9, 4, 5, 6],
+        "gather" => vec![4, 5, 6, 1, 2, 3, 4, 5, 6],
+        "one_hot" => vec![0, 7, 0, 0, 0, 7],
+        other => panic!("{other}: a row without a test"),
+    };
+    let mut dst = vec![0u8; want.len() * bytes];
+    match op {
+        "permute" => permute(cx, size, &src, &[2, 3], &[1, 0], &mut dst),
+        "slice" => slice(cx, size, &src, &[2, 3], &[0, 2], &[1, -2], &[2, 2], &mut dst),
+        "expand" => expand(cx, size, &src, &[1, 6], &[2, 6], &mut dst),
+        "concat" => concat(cx, size, &[(&src, 3), (&src, 3)], &[2, 6], 1, &mut dst),
+        "pad" => pad(cx, &src, &[2, 3], &[0, 1], &[0, 0], &pack(&[9]), &mut dst),
+        "gather" => gather(cx, size, &src, [1, 2, 3], &[-1, 0, 1], &mut dst),
+        _ => one_hot(cx, &pack(&[7]), &[1, 2], 3, 1, &mut dst),
+    }
+    .unwrap();
+    let want = pack(&want);
+    dst.iter().zip(want).map(|(&g, w)| Point { got: g.into(), want: w.into(), n: 0, size: 0.0 }).collect()
+}
+
+fn gather_gradient(cx: Ctx<'_>) -> Vec<Point> {
+    let dy = values("dy", 5 * 3);
+    let ids = [1i64, 0, 1, 1, -1];
+    let mut dst = vec![0.0; 4 * 3];
+    gather_grad(cx, &dy, &ids, [1, 4, 3], &mut dst).unwrap();
+    let mut want = vec![0f64; 12];
+    for (j, &id) in ids.iter().enumerate() {
+        for i in 0..3 {
+            want[id.rem_euclid(4) as usize * 3 + i] += f64::from(dy[j * 3 + i]);
+        }
+    }
+    points(&dst, &want, 3, 3.0)
+}
+
+/// One unit, one input, two steps: h and c by hand, the gradient of x by central differences.
+fn recurrent(cx: Ctx<'_>, op: &str) -> Vec<Point> {
+    let shape = LstmShape { steps: 2, batch: 1, input: 1, hidden: 1, direction: LstmDirection::Forward };
+    let (x, w, r, b) = (values("x", 2), values("w", 4), values("r", 4), values("b", 8));
+    let forward = |x: [f64; 2]| -> [f64; 3] {
+        let sigmoid = |v: f64| 1.0 / (1.0 + (-v).exp());
+        let (mut h, mut c, mut first) = (0.25f64, -0.5f64, 0.0);
+        for (step, x) in x.into_iter().enumerate() {
+            let pre: [f64; 4] = std::array::from_fn(|g| {
+                f64::from(w[g]) * x + f64::from(r[g]) * h + f64::from(b[g]) + f64::from(b[4 + g])
+            });
+            c = sigmoid(pre[2]) * c + sigmoid(pre[0]) * pre[3].tanh();
+            h = sigmoid(pre[1]) * c.tanh();
+            first = if step == 0 { h } else { first };
+        }
+        [first, h, c]
+    };
+    let (mut y, mut h, mut c, mut reserve) = (vec![0.0; 2], vec![0.0; 1], vec![0.0; 1], vec![0.0; 10]);
+    let (h0, c0) = ([0.25], [-0.5]);
+    let weights = LstmWeights::Plain(Weights { w: &w, r: &r, b: &b });
+    let out = LstmOutputs { y: &mut y, h: &mut h, c: &mut c, reserve: Some(&mut reserve) };
+    lstm(cx, &shape, &x, weights, &h0, &c0, out).unwrap();
+    let at = [f64::from(x[0]), f64::from(x[1])];
+    if op == "lstm" {
+        return points(&[y[0], y[1], c[0]], &forward(at), 2, 1.0);
+    }
+    let (dy, zero) = ([1.0, 1.0], [0.0]);
+    let (mut dx, mut dw, mut dr, mut db) = (vec![0.0; 2], vec![0.0; 4], vec![0.0; 4], vec![0.0; 8]);
+    let (mut dh0, mut dc0) = (vec![0.0; 1], vec![0.0; 1]);
+    let tape =
+        LstmTape { x: &x, w: &w, r: &r, h0: &h0, c0: &c0, y: &y, reserve: &reserve, dy: &dy, dh: &zero, dc: &zero };
+    let grads = LstmGrads { dx: &mut dx, dw: &mut dw, dr: &mut dr, db: &mut db, dh0: &mut dh0, dc0: &mut dc0 };
+    lstm_grad(cx, &shape, &tape, grads).unwrap();
+    let loss = |x: [f64; 2]| forward(x)[0] + forward(x)[1];
+    let step = 1e-5;
+    let want: Vec<f64> = (0..2)
+        .map(|i| {
+            let moved = |d: f64| std::array::from_fn(|j| at[j] + if i == j { d } else { 0.0 });
+            (loss(moved(step)) - loss(moved(-step))) / (2.0 * step)
+        })
+        .collect();
+    points(&dx, &want, 2, 1.0)
+}
+
+fn quantization(cx: Ctx<'_>, from: &str, to: &str, op: &str) -> Vec<Point> {
+    let scales = Scales { scale: &[0.5, 0.25], zero: &[3, 0], inner: 4 };
+    let of = |i: usize| ([0.5f64, 0.25][i / 4 % 2], [3.0, 0.0][i / 4 % 2]);
+    // Halves of a quantum, and values beyond every limit.
+    let x: Vec<f32> = (0..16).map(|i| (i as f32 - 7.0) * 0.125 + if i == 15 { 1e6 } else { 0.0 }).collect();
+    let grid = |i: usize, lo: f64, hi: f64| ((f64::from(x[i]) / of(i).0).round_ties_even() + of(i).1).clamp(lo, hi);
+    let exact = |got: Vec<f64>, want: &dyn Fn(usize) -> f64| -> Vec<Point> {
+        got.into_iter().enumerate().map(|(i, got)| Point { got, want: want(i), n: 0, size: 0.0 }).collect()
+    };
+    let bytes: Vec<u8> = (0..16).map(|i| i * 17).collect();
+    let signed: Vec<i8> = bytes.iter().map(|&v| v as i8).collect();
+    let mut y = vec![0f32; 16];
+    match (op, from, to) {
+        ("quantize", _, "qs8") => {
+            let mut q = vec![0i8; 16];
+            quantize(cx, &x, scales, Limits::I8, BytesMut::I8(&mut q)).unwrap();
+            exact(q.iter().map(|&v| v.into()).collect(), &|i| grid(i, -128.0, 127.0))
+        }
+        ("quantize", ..) => {
+            let mut q = vec![0u8; 16];
+            quantize(cx, &x, scales, Limits::U8, BytesMut::U8(&mut q)).unwrap();
+            exact(q.iter().map(|&v| v.into()).collect(), &|i| grid(i, 0.0, 255.0))
+        }
+        ("dequantize", "qs8", _) => {
+            dequantize(cx, Bytes::I8(&signed), scales, &mut y).unwrap();
+            exact(wide(&y), &|i| (f64::from(signed[i]) - of(i).1) * of(i).0)
+        }
+        ("dequantize", ..) => {
+            dequantize(cx, Bytes::U8(&bytes), scales, &mut y).unwrap();
+            exact(wide(&y), &|i| (f64::from(bytes[i]) - of(i).1) * of(i).0)
+        }
+        _ => {
+            fake_quant(cx, &x, scales, Limits::I8_NARROW, &mut y).unwrap();
+            exact(wide(&y), &|i| (grid(i, -127.0, 127.0) - of(i).1) * of(i).0)
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! Fused ops of the Machine stage, by the definition of the canonical ops that they stand for.
+
+use crate::{
+    RefError, conv,
+    data::{count, ints, product, store_floats, store_ints, walk_broadcast},
+    elementwise::{binary_float, holds, unary_float},
+    matmul,
+    quant::quantize_one,
+};
+use penjing_ir::{Activation, ChainInstr, MachineOp, QuantScheme};
+use penjing_tensor::{DType, Tensor};
+
+/// `shape` is the result's.
+pub(crate) fn machine(op: &MachineOp, x: &[&Tensor], shape: &[usize]) -> Result<Tensor, RefError> {
+    match op {
+        MachineOp::Chain(code) => chain(code, x, shape),
+        MachineOp::Conv { spec, act } => {
+            let (data, w) = (x[0].to_f64s(), x[1].to_f64s());
+            let sums = conv::convolve(x[0].shape(), &data, x[1].shape(), &w, spec, shape)?;
+            let bias = channel_values("bias", x.get(2), shape[1])?;
+            let residual = x.get(3).map(|r| r.to_f64s());
+            let plane = product(&shape[2..]).max(1);
+            let finish = |(i, v): (usize, f64)| {
+                activate(*act, v + bias[i / plane % shape[1]] + residual.as_ref().map_or(0.0, |r| r[i]))
+            };
+            store_floats(x[0].dtype(), shape, sums.into_iter().enumerate().map(finish).collect())
+        }
+        MachineOp::MatMul { trans_a, trans_b, act } => {
+            let (a, b) = (x[0].to_f64s(), x[1].to_f64s());
+            let (_, sums) = matmul::product(x[0].shape(), &a, x[1].shape(), &b, *trans_a, *trans_b)?;
+            let bias = x[2].to_f64s();
+            let finish = |(i, v): (usize, f64)| activate(*act, v + bias[i % bias.len()]);
+            store_floats(x[0].dtype(), shape, sums.into_iter().enumerate().map(finish).collect())
+        }
+        MachineOp::QConv { spec, act, out } => {
+            let (data, w) = (centered(x)?, ints(x[3])?);
+            let sums = conv::convolve(x[0].shape(), &data, x[3].shape(), &w, spec, shape)?;
+            requantize(&sums, x, *act, out.as_ref(), shape, 1)
+        }
+        MachineOp::QMatMul { trans_b, act, out } => {
+            let (data, w) = (centered(x)?, ints(x[3])?);
+            let (_, sums) = matmul::product(x[0].shape(), &data, x[3].shape(), &w, false, *trans_b)?;
+            requantize(&sums, x, *act, out.as_ref(), shape, shape.len() - 1)
+        }
+    }
+}
+
+/// Every register is rounded to the operands' dtype, as if each instruction were a node.
+fn chain(code: &[ChainInstr], x: &[&Tensor], shape: &[usize]) -> Result<Tensor, RefError> {
+    let double = x.iter().any(|t| t.dtype() == DType::F64);
+    let round = |v: f64| if double { v } else { f64::from(v as f32) };
+    let total = count(shape)?;
+    let mut registers: Vec<Vec<f64>> = Vec::with_capacity(x.len() + code.len());
+    for t in x {
+        let data = t.to_f64s();
+        registers.push(walk_broadcast(t.shape(), shape).map(|i| data[i]).collect());
+    }
+    for instr in code {
+        let reg = |r: u16| &registers[usize::from(r)];
+        let next: Vec<f64> = match *instr {
+            ChainInstr::Const(c) => vec![round(c.0); total],
+            ChainInstr::Unary(f, a) => reg(a).iter().map(|&v| round(unary_float(f, v))).collect(),
+            ChainInstr::Binary(f, a, b) => {
+                reg(a).iter().zip(reg(b)).map(|(&v, &w)| round(binary_float(f, v, w))).collect()
+            }
+            ChainInstr::Compare(f, a, b) => {
+                reg(a).iter().zip(reg(b)).map(|(v, w)| f64::from(u8::from(holds(f, v, w)))).collect()
+            }
+            ChainInstr::Select(c, a, b) => {
+                (0..total).map(|i| if reg(c)[i] != 0.0 { reg(a)[i] } else { reg(b)[i] }).collect()
+            }
+        };
+        registers.push(next);
+    }
+    let dtype = if double { DType::F64 } else { DType::F32 };
+    store_floats(dtype, shape, registers.pop().unwrap_or_default())
+}
+
+/// x minus its zero point, so that padding is zero.
+fn centered(x: &[&Tensor]) -> Result<Vec<i128>, RefError> {
+    let zero = scalar("zero point", &ints(x[2])?)?;
+    Ok(ints(x[0])?.into_iter().map(|v| v - zero).collect())
+}
+
+/// act(sum · (sx·sw) + bias), and onto the grid of `out`; every operation rounds to f32. The channel is axis `axis` of `shape`.
+fn requantize(
+    sums: &[i128],
+    x: &[&Tensor],
+    act: Activation,
+    out: Option<&QuantScheme>,
+    shape: &[usize],
+    axis: usize,
+) -> Result<Tensor, RefError> {
+    let x_scale = scalar("x scale", &x[1].to_f64s())? as f32;
+    let w_scale = channel_values("w scale", x.get(4), shape[axis])?;
+    let bias = channel_values("bias", x.get(5), shape[axis])?;
+    let inner = product(&shape[axis + 1..]).max(1);
+    let real = |(i, &sum): (usize, &i128)| {
+        let c = i / inner % shape[axis];
+        activate(act, f64::from(sum as f32 * (x_scale * w_scale[c] as f32) + bias[c] as f32))
+    };
+    let reals: Vec<f64> = sums.iter().enumerate().map(real).collect();
+    let Some(scheme) = out else { return store_floats(DType::F32, shape, reals) };
+    let scale = scalar("out scale", &x[6].to_f64s())?;
+    let zero = scalar("out zero point", &ints(x[7])?)?;
+    let quantized = reals.into_iter().map(|v| quantize_one(v, scale, zero, true, scheme.range())).collect();
+    store_ints(scheme.dtype, shape, quantized)
+}
+
+fn activate(act: Activation, v: f64) -> f64 {
+    match act {
+        Activation::None => v,
+        Activation::Relu => unary_float(penjing_ir::Unary::Relu, v),
+        Activation::Clamp { lo, hi } => {
+            let floor = binary_float(penjing_ir::Binary::Max, v, lo.0);
+            binary_float(penjing_ir::Binary::Min, floor, hi.0)
+        }
+    }
+}
+
+fn channel_values(what: &'static str, t: Option<&&Tensor>, n: usize) -> Result<Vec<f64>, RefError> {
+    let values = t.map_or_else(|| vec![0.0; n], |t| t.to_f64s());
+    if values.len() == n {
+        return Ok(values);
+    }
+    Err(RefError::Undefined { what, why: format!("{} values for {n} channels", values.len()) })
+}
+
+fn scalar<T: Copy>(what: &'static str, values: &[T]) -> Result<T, RefError> {
+    match values {
+        [v] => Ok(*v),
+        _ => Err(RefError::Undefined { what, why: format!("{} values where one is needed", values.len()) }),
+    }
+}

@@ -1,0 +1,102 @@
+//! Cases of fused ops.
+
+use super::{Case, conv::spec, one};
+use crate::{Tolerance, floats, integers, normal, uniform};
+use penjing_ir::{Activation, Binary, ChainInstr, Compare, ConvSpec, MachineOp, Op, QuantScheme, Real, Unary};
+use penjing_tensor::{DType, Tensor};
+
+const CLAMP: Activation = Activation::Clamp { lo: Real(-1.0), hi: Real(1.5) };
+
+pub(super) fn cases() -> Vec<Case> {
+    let mut out = chains();
+    for (name, act) in [("none", Activation::None), ("relu", Activation::Relu), ("clamp", CLAMP)] {
+        for (variant, residual) in [("", false), (", residual", true)] {
+            let spec = spec(&[1, 2], &[(1, 1), (1, 0)], &[1, 1], 1);
+            let mut operands = vec![normal(&[2, 3, 7, 6], "x"), normal(&[5, 3, 3, 3], "w"), normal(&[5], "b")];
+            if residual {
+                operands.push(normal(&[2, 5, 7, 3], "r"));
+            }
+            let op = Op::Machine(MachineOp::Conv { spec, act });
+            out.push(one(&format!("machine/Conv/{name}{variant}"), op, &operands, Tolerance::Accumulating(48)));
+        }
+        for (trans_a, trans_b) in [(false, false), (false, true), (true, false)] {
+            let a = normal(if trans_a { &[11, 5] } else { &[5, 11] }, "a");
+            let b = normal(if trans_b { &[7, 11] } else { &[11, 7] }, "b");
+            let op = Op::Machine(MachineOp::MatMul { trans_a, trans_b, act });
+            let case = format!("machine/MatMul/{name}, {trans_a} {trans_b}");
+            out.push(one(&case, op, &[a, b, normal(&[7], "bias")], Tolerance::Accumulating(32)));
+        }
+    }
+    out.extend(quantized());
+    out
+}
+
+fn chains() -> Vec<Case> {
+    let gelu = vec![ChainInstr::Unary(Unary::GeluTanh, 0)];
+    let residual = vec![
+        ChainInstr::Binary(Binary::Add, 0, 1),
+        ChainInstr::Const(Real(0.5)),
+        ChainInstr::Binary(Binary::Mul, 2, 3),
+        ChainInstr::Unary(Unary::Relu, 4),
+    ];
+    let select =
+        vec![ChainInstr::Compare(Compare::Less, 0, 1), ChainInstr::Unary(Unary::Exp, 0), ChainInstr::Select(2, 3, 1)];
+    let near = Tolerance::Within { absolute: 2e-7, relative: 2e-6 };
+    let chain = |name: &str, code: Vec<ChainInstr>, x: &[Tensor]| {
+        one(&format!("machine/Chain/{name}"), Op::Machine(MachineOp::Chain(code)), x, near)
+    };
+    vec![
+        chain("gelu", gelu.clone(), &[normal(&[5, 7], "x")]),
+        chain("gelu of nothing", gelu, &[normal(&[0, 7], "x")]),
+        chain("residual", residual.clone(), &[normal(&[3, 17], "x"), normal(&[3, 17], "r")]),
+        chain("bias", residual, &[normal(&[2, 3, 5], "x"), normal(&[3, 1], "b")]),
+        chain("select", select, &[normal(&[13], "x"), normal(&[], "y")]),
+    ]
+}
+
+fn quantized() -> Vec<Case> {
+    let mut out = Vec::new();
+    let grids = [
+        ("f32", None),
+        ("i8", Some(QuantScheme { dtype: DType::I8, axis: None, narrow: false })),
+        ("u8", Some(QuantScheme { dtype: DType::U8, axis: None, narrow: false })),
+    ];
+    for (grid, out_scheme) in grids {
+        for (dtype, lo, hi, zero) in [(DType::U8, 0, 255, 121), (DType::I8, -128, 127, 3)] {
+            for act in [Activation::None, Activation::Relu] {
+                let operands = |x: &[usize], w: &[usize], channels: usize| {
+                    let mut all = vec![
+                        integers(dtype, x, lo, hi, "x"),
+                        floats(&[], &[0.02]),
+                        integers(dtype, &[], zero, zero, "zx"),
+                        integers(DType::I8, w, -127, 127, "w"),
+                        uniform(&[channels], 0.005, 0.02, "sw"),
+                        normal(&[channels], "bias"),
+                    ];
+                    if let Some(s) = &out_scheme {
+                        all.extend([floats(&[], &[0.07]), integers(s.dtype, &[], 5, 5, "zo")]);
+                    }
+                    all
+                };
+                // The operations of the definition may be contracted or reordered: one quantum, or a few ulps.
+                let tolerance = if out_scheme.is_some() { Tolerance::Quanta(1) } else { Tolerance::Accumulating(8) };
+                let variant = format!("{dtype} to {grid}, {act:?}");
+                let specs: [(&str, ConvSpec, [usize; 4], [usize; 4]); 2] = [
+                    ("padded", spec(&[1, 1], &[(1, 1), (1, 1)], &[1, 1], 1), [2, 3, 5, 6], [7, 3, 3, 3]),
+                    ("depthwise", spec(&[2, 2], &[(1, 1), (0, 1)], &[1, 1], 5), [1, 5, 7, 6], [5, 1, 3, 3]),
+                ];
+                for (name, spec, x, w) in specs {
+                    let op = Op::Machine(MachineOp::QConv { spec, act, out: out_scheme.clone() });
+                    let case = format!("machine/QConv/{name}, {variant}");
+                    out.push(one(&case, op, &operands(&x, &w, w[0]), tolerance));
+                }
+                for (trans_b, w) in [(false, [19, 7]), (true, [7, 19])] {
+                    let op = Op::Machine(MachineOp::QMatMul { trans_b, act, out: out_scheme.clone() });
+                    let case = format!("machine/QMatMul/transposed {trans_b}, {variant}");
+                    out.push(one(&case, op, &operands(&[2, 3, 19], &w, 7), tolerance));
+                }
+            }
+        }
+    }
+    out
+}

@@ -1,0 +1,71 @@
+//! A model made ready to answer: simplified, lowered once for each input shape, run by name.
+
+use crate::TrainError;
+use penjing_exec::{Outputs, Profile, Program, ProgramId, Session, Target, lower};
+use penjing_ir::Model;
+use penjing_reference::bind_inputs;
+use penjing_rewrite::optimize_for_inference;
+use penjing_tensor::{Tensor, fnv1a};
+use std::collections::BTreeMap;
+
+/// A model with the programs that its input shapes have needed so far.
+pub struct Inference {
+    model: Model,
+    session: Session,
+    programs: BTreeMap<Vec<Vec<usize>>, ProgramId>,
+}
+
+impl Inference {
+    /// Simplifies the model for inference; nothing is lowered yet.
+    pub fn new(model: &Model, target: Target) -> Result<Inference, TrainError> {
+        let model = optimize_for_inference(model)?;
+        Ok(Inference { model, session: Session::new(target)?, programs: BTreeMap::new() })
+    }
+
+    /// The simplified model.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// Runs the model; symbols are bound by the inputs' shapes.
+    pub fn run(&mut self, inputs: &[(&str, &Tensor)]) -> Result<Outputs, TrainError> {
+        let id = self.prepare(inputs)?;
+        Ok(self.session.run(id, inputs)?)
+    }
+
+    /// The program for these inputs' shapes.
+    pub fn program(&mut self, inputs: &[(&str, &Tensor)]) -> Result<&Program, TrainError> {
+        let id = self.prepare(inputs)?;
+        Ok(self.session.program(id))
+    }
+
+    /// Where the time of the runs with these inputs' shapes went.
+    pub fn profile(&mut self, inputs: &[(&str, &Tensor)]) -> Result<Profile, TrainError> {
+        let id = self.prepare(inputs)?;
+        Ok(self.session.profile(id))
+    }
+
+    /// Forgets the times of the runs so far.
+    pub fn reset_profile(&mut self, inputs: &[(&str, &Tensor)]) -> Result<(), TrainError> {
+        let id = self.prepare(inputs)?;
+        self.session.reset_profile(id);
+        Ok(())
+    }
+
+    fn prepare(&mut self, inputs: &[(&str, &Tensor)]) -> Result<ProgramId, TrainError> {
+        let shapes: Vec<Vec<usize>> = inputs.iter().map(|(_, t)| t.shape().to_vec()).collect();
+        if let Some(id) = self.programs.get(&shapes) {
+            return Ok(*id);
+        }
+        let named: BTreeMap<String, Tensor> = inputs.iter().map(|(n, t)| ((*n).to_string(), (*t).clone())).collect();
+        let bindings = bind_inputs(&self.model.graph, &named)?;
+        let id = self.session.load(lower(&self.model, &bindings, &self.session.target())?)?;
+        self.programs.insert(shapes, id);
+        Ok(id)
+    }
+}
+
+/// A hash of a program's plan: equal hashes run the same kernels on the same memory.
+pub fn fingerprint(program: &Program) -> String {
+    format!("{:016x}", fnv1a(program.text().as_bytes()))
+}

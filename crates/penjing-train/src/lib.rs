@@ -1,0 +1,16 @@
+//! Training and evaluation: untrained networks, the loop over batches and ranks, metrics, checkpoints that resume bit-exactly.
+
+mod calibrate;
+mod checkpoint;
+mod error;
+mod evaluate;
+mod inference;
+mod trainer;
+pub mod zoo;
+
+pub use calibrate::calibrate;
+pub use checkpoint::{Checkpoint, CheckpointPolicy};
+pub use error::TrainError;
+pub use evaluate::{Evaluation, evaluate};
+pub use inference::{Inference, fingerprint};
+pub use trainer::{Progress, TrainConfig, Trained, train, training_step};

@@ -1,0 +1,206 @@
+//! `penjing bench`: time of one inference or training step, by layer, against the machine's multiply-add peak.
+
+use crate::{
+    bench_result::{BenchResult, LayerTime},
+    context::Context,
+    machine::peak_rss_mb,
+    model_file::{RoleArgs, load_shaped},
+    shape::{ShapeArg, bind_batch, bindings},
+};
+use anyhow::{Context as _, Result, anyhow, bail};
+use clap::Args;
+use penjing_exec::{Profile, ProgramId, Session, lower};
+use penjing_grad::{LossConfig, OptimizerConfig, Schedule, Sgd, UpdateOptions, names};
+use penjing_ir::{Bindings, Fact, Model};
+use penjing_kernels::{Ctx, Pool, fma_peak};
+use penjing_rewrite::optimize_for_inference;
+use penjing_tensor::{DType, Rng, Tensor};
+use penjing_train::{TrainConfig, training_step};
+use std::time::Instant;
+
+/// Flags of `bench`.
+#[derive(Args)]
+pub(crate) struct BenchArgs {
+    /// An ONNX file, or the name of a network of `new`
+    model: String,
+    /// Extent of a free first axis
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    batch: usize,
+    /// Timed runs, after a few to warm up
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    runs: usize,
+    /// Measure a whole training step: forward, backward and SGD with Nesterov momentum, cross-entropy, random data
+    #[arg(long)]
+    train: bool,
+    /// Extents of an input, for free dimensions
+    #[arg(long, value_name = "NAME=1x3x224x224")]
+    shape: Vec<ShapeArg>,
+}
+
+/// Runs before the clock starts: caches, threads and pages settle.
+const WARM_UP: usize = 3;
+
+pub(crate) fn run(ctx: &Context, args: &BenchArgs) -> Result<()> {
+    if args.runs == 0 || args.batch == 0 {
+        bail!("--runs and --batch must be at least 1");
+    }
+    let start = Instant::now();
+    let loaded = load_shaped(ctx, &args.model, &RoleArgs::default(), &args.shape)?;
+    let mut bound = bindings(&loaded.model, &args.shape)?;
+    bind_batch(&loaded.model, &mut bound, args.batch);
+    let model = if args.train { training_step(&loaded.model, &config())? } else { optimize_for_inference(&loaded.model)? };
+    let mut session = Session::new(ctx.target)?;
+    let id = session.load(lower(&model, &bound, &ctx.target)?)?;
+    let load_ms = start.elapsed().as_secs_f64() * 1e3;
+    let inputs = random_inputs(&model, &bound, ctx.seed)?;
+    let times = measure(&mut session, id, &inputs, args.runs)?;
+    // Before the peak's own memory, which is no part of the model's.
+    let peak_rss_mb = peak_rss_mb();
+    let peak = fma_peak(Ctx { isa: ctx.target.isa, pool: &Pool::new(ctx.target.threads) });
+    let median_ms = quantile(&times, 0.5);
+    let result = BenchResult {
+        median_ms,
+        p10_ms: quantile(&times, 0.1),
+        p90_ms: quantile(&times, 0.9),
+        runs: args.runs,
+        batch: args.batch,
+        peak_rss_mb,
+        load_ms,
+        images_per_s: args.train.then(|| args.batch as f64 / (median_ms / 1e3)),
+        fma_peak_gflops: peak,
+        per_layer: per_layer(&session.profile(id), peak),
+    };
+    ctx.emit(&result, || text(&result))
+}
+
+fn config() -> TrainConfig {
+    let sgd = Sgd { lr: 0.05, momentum: 0.9, nesterov: true, weight_decay: 5e-4, ..Sgd::default() };
+    TrainConfig {
+        epochs: 1,
+        loss: LossConfig::default(),
+        optimizer: OptimizerConfig::Sgd(sgd),
+        schedule: Schedule::default(),
+        update: UpdateOptions::default(),
+        accumulate: 1,
+        ranks: 1,
+    }
+}
+
+/// Milliseconds of each timed run, sorted.
+fn measure(session: &mut Session, id: ProgramId, inputs: &[(String, Tensor)], runs: usize) -> Result<Vec<f64>> {
+    let named: Vec<(&str, &Tensor)> = inputs.iter().map(|(name, t)| (name.as_str(), t)).collect();
+    for _ in 0..WARM_UP {
+        session.run(id, &named)?;
+    }
+    session.reset_profile(id);
+    let mut times = Vec::with_capacity(runs);
+    for _ in 0..runs {
+        let start = Instant::now();
+        session.run(id, &named)?;
+        times.push(start.elapsed().as_secs_f64() * 1e3);
+    }
+    times.sort_by(f64::total_cmp);
+    Ok(times)
+}
+
+/// Numbers for every input: normal floats, zeros as integers, and for training labels of the right number of classes.
+fn random_inputs(model: &Model, bound: &Bindings, seed: u64) -> Result<Vec<(String, Tensor)>> {
+    let model = model.bind(bound)?;
+    let classes = model.graph.outputs.first().and_then(|o| model.graph.fact(o.value).shape.last()?.as_const());
+    let mut inputs = Vec::new();
+    for &v in &model.graph.inputs {
+        let value = model.graph.value(v);
+        let tensor = match value.name.as_str() {
+            names::LEARNING_RATE => Tensor::scalar(0.01f32),
+            names::INVERSE_COUNT => {
+                let label = model.graph.input(names::LABEL).map_or(1, |l| elements(model.graph.fact(l)).unwrap_or(1));
+                Tensor::scalar(1.0 / label.max(1) as f32)
+            }
+            names::LABEL => labels(&value.fact, classes.unwrap_or(1).max(1), seed)?,
+            _ => random(&value.name, &value.fact, seed)?,
+        };
+        inputs.push((value.name.clone(), tensor));
+    }
+    Ok(inputs)
+}
+
+fn elements(fact: &Fact) -> Option<usize> {
+    fact.concrete().map(|shape| shape.iter().product())
+}
+
+fn concrete(name: &str, fact: &Fact) -> Result<Vec<usize>> {
+    fact.concrete().ok_or_else(|| anyhow!("input `{name}` is {fact}; give its extents with --shape {name}=…"))
+}
+
+fn labels(fact: &Fact, classes: usize, seed: u64) -> Result<Tensor> {
+    let shape = concrete(names::LABEL, fact)?;
+    let rng = Rng::new(seed, names::LABEL, 0);
+    let n: usize = shape.iter().product();
+    Ok(Tensor::from_vec(&shape, (0..n as u64).map(|i| rng.below(i, classes as u64) as i64).collect())?)
+}
+
+fn random(name: &str, fact: &Fact, seed: u64) -> Result<Tensor> {
+    let shape = concrete(name, fact)?;
+    let zeros = Tensor::zeros(fact.dtype, &shape).with_context(|| format!("input `{name}`"))?;
+    if !fact.dtype.is_float() {
+        return Ok(zeros);
+    }
+    let rng = Rng::new(seed, name, 0);
+    let values = Tensor::from_vec(&shape, (0..zeros.len() as u64).map(|i| rng.normal(i)).collect::<Vec<f32>>())?;
+    Ok(if fact.dtype == DType::F32 { values } else { values.cast(fact.dtype) })
+}
+
+fn per_layer(profile: &Profile, peak: f64) -> Vec<LayerTime> {
+    let runs = profile.runs.max(1) as f64;
+    let layer = |s: &penjing_exec::StepProfile| {
+        let ms = s.total.as_secs_f64() * 1e3 / runs;
+        let gflops = (s.macs > 0 && ms > 0.0).then(|| 2.0 * s.macs as f64 / ms / 1e6);
+        LayerTime {
+            name: s.node.clone(),
+            op: s.op.clone(),
+            kernel: s.kernel.clone(),
+            ms,
+            macs: s.macs,
+            gflops,
+            fraction_of_peak: gflops.map(|g| g / peak),
+        }
+    };
+    profile.steps.iter().map(layer).collect()
+}
+
+/// The value below which a share `q` of the sorted values lies.
+fn quantile(sorted: &[f64], q: f64) -> f64 {
+    sorted[((sorted.len() - 1) as f64 * q).round() as usize]
+}
+
+fn text(r: &BenchResult) -> String {
+    let mut out = format!("{:<36}  {:<40}{:>10}{:>12}{:>9}\n", "layer", "kernel", "ms", "GFLOP/s", "of peak");
+    for l in &r.per_layer {
+        let gflops = l.gflops.map_or_else(|| "-".into(), |g| format!("{g:.1}"));
+        let share = l.fraction_of_peak.map_or_else(|| "-".into(), |f| format!("{:.0} %", 100.0 * f));
+        out.push_str(&format!("{:<36}  {:<40}{:>10.4}{gflops:>12}{share:>9}\n", l.name, l.kernel, l.ms));
+    }
+    out.push_str(&format!(
+        "\nmedian {:.4} ms (p10 {:.4}, p90 {:.4}) of {} runs at batch {}; loaded in {:.1} ms; FMA peak {:.0} GFLOP/s\n",
+        r.median_ms, r.p10_ms, r.p90_ms, r.runs, r.batch, r.load_ms, r.fma_peak_gflops
+    ));
+    if let Some(mb) = r.peak_rss_mb {
+        out.push_str(&format!("peak memory {mb:.1} MB\n"));
+    }
+    if let Some(rate) = r.images_per_s {
+        out.push_str(&format!("{rate:.0} images/s\n"));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_of_a_known_row() {
+        let row: Vec<f64> = (0..=10).map(f64::from).collect();
+        assert_eq!([0.1, 0.5, 0.9].map(|q| quantile(&row, q)), [1.0, 5.0, 9.0]);
+        assert_eq!(quantile(&[3.0], 0.9), 3.0);
+    }
+}

@@ -1,0 +1,31 @@
+//! What is known of this machine and this process.
+
+use crate::context::Context;
+use penjing_report::MachineRecord;
+use std::{fs, thread};
+
+/// Cores that this process may use.
+pub(crate) fn cores() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// The machine as records describe it.
+pub(crate) fn machine(ctx: &Context) -> MachineRecord {
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let cpu = cpuinfo.lines().find(|l| l.starts_with("model name")).and_then(|l| l.split_once(':'));
+    MachineRecord {
+        cpu: cpu.map_or_else(|| std::env::consts::ARCH.to_string(), |(_, name)| name.trim().to_string()),
+        cores: Some(cores() as u64),
+        threads: Some(ctx.target.threads as u64),
+        isa: ctx.target.isa.name().into(),
+        os: std::env::consts::OS.into(),
+    }
+}
+
+/// The most memory that this process has had resident, in 10⁶ bytes; `None` where the system does not tell.
+pub(crate) fn peak_rss_mb() -> Option<f64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
+    let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024.0 / 1e6)
+}
