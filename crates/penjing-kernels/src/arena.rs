@@ -212,6 +212,11 @@ impl<'a> Views<'a> {
     }
 }
 
+/// The same bytes as signed integers.
+pub fn as_i8(bytes: &[u8]) -> &[i8] {
+    bytemuck::cast_slice(bytes)
+}
+
 fn misaligned<T>(start: *const u8, len: usize) -> KernelError {
     KernelError::Misaligned { offset: start as usize % 64, len, element: size_of::<T>() }
 }

@@ -8,7 +8,7 @@ use std::f32::consts::LOG2_E;
 
 /// 1.5 · 2²³: adding it rounds a small f32 to an integer that stands in the low bits.
 const ROUND: f32 = 12_582_912.0;
-const LN2_HI: f32 = 0.693_359_375;
+const LN2_HI: f32 = 0.693_359_4;
 const LN2_LO: f32 = -2.121_944_4e-4;
 
 /// eˣ, within 2 ULP; subnormal results within one of their steps.
@@ -55,7 +55,7 @@ pub(crate) fn log<M: Math>(x: f32) -> f32 {
     let p = M::fma(m, p, -1.666_805_8e-1);
     let p = M::fma(m, p, 2.000_071_5e-1);
     let p = M::fma(m, p, -2.499_999_4e-1);
-    let p = M::fma(m, p, 3.333_333_1e-1);
+    let p = M::fma(m, p, 3.333_333e-1);
     let m2 = m * m;
     let y = M::fma(e, LN2_LO, m * m2 * p);
     let y = M::fma(m2, -0.5, y);
@@ -96,7 +96,7 @@ pub(crate) fn tanh<M: Math>(x: f32) -> f32 {
     let p = M::fma(z, -5.704_988_7e-3, 2.063_908_8e-2);
     let p = M::fma(z, p, -5.373_971_6e-2);
     let p = M::fma(z, p, 1.333_144_2e-1);
-    let p = M::fma(z, p, -3.333_328_2e-1);
+    let p = M::fma(z, p, -3.333_328e-1);
     let small = M::fma(p * z, x, x);
     let large = 1.0 - 2.0 / (exp::<M>(2.0 * x.abs()) + 1.0);
     if x.abs() < 0.625 { small } else { large.copysign(x) }
@@ -122,7 +122,7 @@ pub(crate) fn erf<M: Math>(x: f32) -> f32 {
     let q = M::fma(t, q, -4.726_725e-3);
     let q = M::fma(t, q, 2.633_027_5e-2);
     let q = M::fma(t, q, -1.099_244_8e-1);
-    let q = M::fma(t, q, -6.319_870_7e-1);
+    let q = M::fma(t, q, -6.319_871e-1);
     let q = M::fma(t, q, -1.130_141_5);
     let q = M::fma(t, q, 2.979_374_6e-4);
     let large = (1.0 - exp::<M>(q)).copysign(x);

@@ -3,6 +3,9 @@
 //! The kernels' own tests cover shapes and edges; this one makes sure that no row stands in the table untested, and that the
 //! stated exactness is what the kernel keeps against naive f64.
 
+// The helpers are tests too, which clippy does not see.
+#![allow(clippy::unwrap_used)]
+
 use penjing_kernels::{
     Ctx, Isa, Pool,
     conv::{ConvShape, ConvWeights, PackedConv, conv, conv_input_grad, conv_weight_grad},
@@ -299,7 +302,8 @@ fn pooling(cx: Ctx<'_>, from: &str, op: &str) -> Vec<Point> {
 /// Each function alone, so that its own rounding shows.
 fn chain(cx: Ctx<'_>) -> Vec<Point> {
     let x: Vec<f32> = values("x", 1000).iter().map(|v| v * 5.0 + 5.001).collect();
-    let cases: [(UnaryOp, fn(f64) -> f64); 8] = [
+    type Case = (UnaryOp, fn(f64) -> f64);
+    let cases: [Case; 8] = [
         (UnaryOp::Exp, f64::exp),
         (UnaryOp::Log, f64::ln),
         (UnaryOp::Sqrt, f64::sqrt),

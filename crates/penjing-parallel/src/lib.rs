@@ -5,12 +5,14 @@
 //! of one process ([`run_ranks`]).
 
 mod bucket;
+mod buffers;
 mod comm;
 mod error;
 mod threads;
 mod timeline;
 
 pub use bucket::{BucketConfig, all_reduce_gradients};
+pub use buffers::average_buffers;
 pub use comm::{Comm, SummingRank};
 pub use error::ParallelError;
 pub use threads::{ThreadComm, run_ranks};

@@ -33,9 +33,11 @@ where
     }
     let group = Arc::new(Group::new(ranks));
     let first_error: Mutex<Option<E>> = Mutex::new(None);
+    // Kept before the others are woken: theirs are only consequences.
     let fail = |error: E| {
-        group.abort(error.to_string());
+        let why = error.to_string();
         lock(&first_error).get_or_insert(error);
+        group.abort(why);
     };
     let results: Vec<Option<T>> = std::thread::scope(|scope| {
         let (work, fail, group) = (&work, &fail, &group);

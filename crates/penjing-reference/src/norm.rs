@@ -142,7 +142,8 @@ fn each_channel(shape: &[usize], mut f: impl FnMut(usize, usize)) {
 fn channel_mean(shape: &[usize], f: impl Fn(usize, usize) -> f64) -> Vec<f64> {
     let mut sum = vec![0.0; shape[1]];
     each_channel(shape, |c, i| sum[c] += f(c, i));
-    let n = per_channel(shape);
+    // The statistics of an empty batch are 0.
+    let n = per_channel(shape).max(1.0);
     sum.iter_mut().for_each(|v| *v /= n);
     sum
 }

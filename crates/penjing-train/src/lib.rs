@@ -13,4 +13,4 @@ pub use checkpoint::{Checkpoint, CheckpointPolicy};
 pub use error::TrainError;
 pub use evaluate::{Evaluation, evaluate};
 pub use inference::{Inference, fingerprint};
-pub use trainer::{Progress, TrainConfig, Trained, train, training_step};
+pub use trainer::{OnProgress, Progress, TrainConfig, Trained, train, training_step};

@@ -11,13 +11,13 @@ use penjing_grad::{
     LossConfig, OptimizerConfig, Schedule, UpdateOptions, append_accumulation, append_gradients, append_loss, append_updates,
     names, take_accumulated,
 };
-use penjing_ir::{Bindings, Model, Role};
-use penjing_parallel::{BucketConfig, Comm, ParallelError, SummingRank, ThreadComm, Timeline, all_reduce_gradients, run_ranks};
+use penjing_ir::{Bindings, Model};
+use penjing_parallel::{BucketConfig, Comm, ParallelError, SummingRank, ThreadComm, Timeline, all_reduce_gradients, average_buffers, run_ranks};
 use penjing_reference::bind_inputs;
 use penjing_rewrite::{FoldConfig, Trace, common_subexpressions, fold_constants, for_inference, for_training, simplify};
 use penjing_tensor::{Tensor, fnv1a};
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc, time::Instant};
 
 /// How a model is trained. Two runs with equal configuration, model and data give equal bits, at any thread count.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -75,6 +75,9 @@ pub struct Progress {
     pub samples_per_s: f64,
 }
 
+/// What is told of each update; breaking ends the run at once with [`TrainError::Interrupted`], before any checkpoint that is due.
+pub type OnProgress<'a> = dyn Fn(&Progress) -> ControlFlow<()> + Sync + 'a;
+
 /// Trains a model. With a checkpoint policy whose file exists the run goes on from there; `progress` is called by rank 0.
 pub fn train(
     model: &Model,
@@ -83,7 +86,7 @@ pub fn train(
     config: &TrainConfig,
     target: Target,
     checkpoint: Option<&CheckpointPolicy>,
-    progress: &(dyn Fn(&Progress) + Sync),
+    progress: &OnProgress<'_>,
 ) -> Result<Trained, TrainError> {
     for (what, n) in [("the number of ranks", config.ranks), ("the number of accumulated parts", config.accumulate)] {
         if n == 0 {
@@ -124,8 +127,11 @@ struct Job<'a> {
     checkpoint: Option<&'a CheckpointPolicy>,
     resumed: Option<&'a Checkpoint>,
     timeline: &'a Timeline,
-    progress: &'a (dyn Fn(&Progress) + Sync),
+    progress: &'a OnProgress<'a>,
 }
+
+/// Input of a training graph of several ranks: this rank's part of the rows.
+const SHARE: &str = "rank_share";
 
 type RankResult = (BTreeMap<String, Tensor>, Vec<f32>, String);
 
@@ -196,11 +202,13 @@ impl<'a> Rank<'a> {
             self.step += 1;
             if self.comm.rank() == 0 {
                 let samples_per_s = samples as f64 / start.elapsed().as_secs_f64();
-                (self.job.progress)(&Progress { step: self.step, total_steps: total, epoch, loss, samples_per_s });
+                let said = Progress { step: self.step, total_steps: total, epoch, loss, samples_per_s };
+                if (self.job.progress)(&said).is_break() {
+                    return Err(TrainError::Interrupted { step: self.step });
+                }
             }
             self.save_if_due(total, &identity)?;
         }
-        self.average_buffers()?;
         Ok((self.states()?, self.losses, plan_hash))
     }
 
@@ -214,6 +222,12 @@ impl<'a> Rank<'a> {
         for part in 0..self.loaders.len() {
             let batch = self.loaders[part].batch(epoch, index)?;
             rows = batch.global_rows;
+            let part_rows = self.rows_of_part(part, rows);
+            if part_rows == 0 {
+                // Nobody has rows: on every rank alike, so nobody waits for a sum.
+                continue;
+            }
+            let share = Tensor::scalar(batch.indices.len() as f32 / part_rows as f32);
             let id = self.program(&batch)?;
             let y = batch.y.ok_or_else(|| TrainError::NoLabels { data: self.job.data.name().into() })?;
             let tokens: usize = y.shape().iter().skip(1).product();
@@ -224,6 +238,7 @@ impl<'a> Rank<'a> {
                 (names::INVERSE_COUNT, &inverse),
                 (names::LEARNING_RATE, &rate),
                 (names::STEP, &step),
+                (SHARE, &share),
             ];
             let wanted: Vec<(&str, &Tensor)> = {
                 let program = self.session.program(id);
@@ -280,7 +295,6 @@ impl<'a> Rank<'a> {
         if self.step % policy.every != 0 && self.step != total {
             return Ok(());
         }
-        self.average_buffers()?;
         if self.comm.rank() == 0 {
             let (states, losses) = (self.states()?, self.losses.clone());
             Checkpoint { step: self.step, states, losses, identity: identity.clone() }.write(&policy.path)?;
@@ -288,32 +302,24 @@ impl<'a> Rank<'a> {
         Ok(self.comm.barrier("checkpoint")?)
     }
 
-    /// Makes running statistics equal on all ranks: their mean. Each rank has seen its own part of the data only.
-    fn average_buffers(&mut self) -> Result<(), TrainError> {
-        if self.comm.size() == 1 {
-            return Ok(());
+    /// Every state, all finite: the last update may have broken what the next loss would show.
+    fn states(&self) -> Result<BTreeMap<String, Tensor>, TrainError> {
+        let mut states = BTreeMap::new();
+        for name in self.session.state_names() {
+            let content = self.session.state(&name)?;
+            if content.as_slice::<f32>().is_ok_and(|v| !v.iter().all(|v| v.is_finite())) {
+                let kernel = "update".into();
+                return Err(TrainError::NotFinite { step: self.step.saturating_sub(1), node: name, kernel });
+            }
+            states.insert(name, content);
         }
-        let carried: Vec<String> = self
-            .step_model
-            .carries
-            .iter()
-            .map(|c| self.step_model.state(c.state))
-            .filter(|s| s.role == Role::Buffer)
-            .map(|s| s.name.clone())
-            .collect();
-        for name in carried {
-            let mut content = self.session.state(&name)?;
-            let ranks = self.comm.size() as f32;
-            let values = content.as_mut_slice::<f32>().map_err(ExecError::from)?;
-            self.comm.all_reduce(&name, values)?;
-            values.iter_mut().for_each(|v| *v /= ranks);
-            self.session.set_state(&name, &content)?;
-        }
-        Ok(())
+        Ok(states)
     }
 
-    fn states(&self) -> Result<BTreeMap<String, Tensor>, TrainError> {
-        self.session.state_names().into_iter().map(|n| Ok((n.clone(), self.session.state(&n)?))).collect()
+    /// Rows of an accumulated part over all ranks.
+    fn rows_of_part(&self, part: usize, global_rows: usize) -> usize {
+        let (ranks, parts) = (self.comm.size(), self.loaders.len());
+        (0..ranks).map(|r| Shard { rank: r * parts + part, ranks: ranks * parts }.part(global_rows).len()).sum()
     }
 
     /// What a resumed run must share with this one.
@@ -340,6 +346,9 @@ fn training_models(model: &Model, config: &TrainConfig) -> Result<(Model, Option
     let mut step = for_training(model)?;
     let loss = append_loss(&mut step, None, &config.loss)?;
     let grads = append_gradients(&mut step, loss.value)?;
+    if config.ranks > 1 {
+        average_buffers(&mut step, SHARE)?;
+    }
     let bucket = BucketConfig::default();
     let also = if config.ranks > 1 { vec![loss.value] } else { Vec::new() };
     if config.accumulate == 1 {

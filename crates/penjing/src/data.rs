@@ -49,8 +49,9 @@ impl DataArgs {
         match model.metadata.get(NORMALIZATION).filter(|_| data.dtype() == DType::U8) {
             None => Ok(data),
             Some(text) => {
-                let normalization: Normalization = serde_json::from_str(text)
-                    .with_context(|| format!("the model's metadata entry `{NORMALIZATION}` cannot be read; export it again"))?;
+                let normalization: Normalization = serde_json::from_str(text).with_context(|| {
+                    format!("the model's metadata entry `{NORMALIZATION}` cannot be read; export it again")
+                })?;
                 Ok(data.with_normalization(normalization)?)
             }
         }

@@ -34,5 +34,8 @@ pub(crate) fn interpret(model: &Model, inputs: &BTreeMap<String, Tensor>) -> Res
 
 /// Whether the graph has no static plan, by its nature rather than by a fault.
 pub(crate) fn needs_interpreter(error: &TrainError) -> bool {
-    matches!(error, TrainError::Exec(ExecError::Late { .. } | ExecError::Unsupported { .. } | ExecError::Symbolic { .. }))
+    matches!(
+        error,
+        TrainError::Exec(ExecError::Late { .. } | ExecError::Unsupported { .. } | ExecError::Symbolic { .. })
+    )
 }

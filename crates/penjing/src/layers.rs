@@ -127,11 +127,22 @@ impl Parameter<'_> {
 }
 
 /// The parameters that `value` is made of, through masks, grids and ops that move elements.
-fn parameters<'a>(model: &'a Model, value: ValueId, grid: Option<(&'a Tensor, Option<usize>)>, found: &mut Vec<Parameter<'a>>) {
+fn parameters<'a>(
+    model: &'a Model,
+    value: ValueId,
+    grid: Option<(&'a Tensor, Option<usize>)>,
+    found: &mut Vec<Parameter<'a>>,
+) {
     match &model.graph.value(value).source {
         Source::State(id) if model.state(*id).role == Role::Weight => {
             let state = model.state(*id);
-            found.push(Parameter { key: Key::State(*id), tensor: &state.init, mask: None, grid, trains: state.trainable });
+            found.push(Parameter {
+                key: Key::State(*id),
+                tensor: &state.init,
+                mask: None,
+                grid,
+                trains: state.trainable,
+            });
         }
         Source::Const(tensor) if grid.is_some() => {
             found.push(Parameter { key: Key::Const(value), tensor, mask: None, grid, trains: false });

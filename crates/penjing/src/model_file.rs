@@ -1,6 +1,9 @@
 //! Models in and out: an ONNX file or the name of a network comes in, an ONNX file goes out.
 
-use crate::{context::{Context, say}, shape::{ShapeArg, named_dims}};
+use crate::{
+    context::{Context, say},
+    shape::{ShapeArg, named_dims},
+};
 use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Args;
 use penjing_compress::prune::bake_masks;
@@ -9,7 +12,11 @@ use penjing_onnx::{ImportOptions, OnnxError, export, import, read_model, write_m
 use penjing_tensor::Tensor;
 use penjing_train::zoo;
 use regex::Regex;
-use std::{collections::BTreeMap, fs, path::{Path, PathBuf}};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
 
 /// Which tensors of a file are trained, where the graph alone does not say it right.
 #[derive(Args, Clone, Debug, Default)]
@@ -74,7 +81,8 @@ pub(crate) fn load_file(
     inputs: &BTreeMap<String, Tensor>,
 ) -> Result<(Loaded, Vec<String>)> {
     let file = read_model(path)?;
-    let mut options = ImportOptions { train: roles.train.clone(), freeze: roles.freeze.clone(), ..ImportOptions::default() };
+    let mut options =
+        ImportOptions { train: roles.train.clone(), freeze: roles.freeze.clone(), ..ImportOptions::default() };
     options.bind_dims = named_dims(&file, shapes);
     let model = loop {
         match import(&file, &options) {

@@ -4,6 +4,7 @@ use crate::context::is_watched;
 use penjing_train::Progress;
 use std::{
     io::{self, Write},
+    ops::ControlFlow,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -24,12 +25,12 @@ impl ProgressLine {
         ProgressLine { label: label.into(), last }
     }
 
-    /// Shows an update of a training run.
-    pub(crate) fn update(&self, p: &Progress) {
-        let Some(last) = &self.last else { return };
+    /// Shows an update of a training run, which always goes on.
+    pub(crate) fn update(&self, p: &Progress) -> ControlFlow<()> {
+        let Some(last) = &self.last else { return ControlFlow::Continue(()) };
         let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
         if last.elapsed() < INTERVAL {
-            return;
+            return ControlFlow::Continue(());
         }
         *last = Instant::now();
         write_line(&format!(
@@ -41,6 +42,7 @@ impl ProgressLine {
             p.loss,
             p.samples_per_s
         ));
+        ControlFlow::Continue(())
     }
 
     /// Shows how many of `total` are done.

@@ -58,7 +58,9 @@ impl Run<'_> {
             command: self.command.into(),
             recipe: self.recipe,
             model: ModelRecord { name: self.loaded.name.clone(), path, sha256: None, params: Some(start.params) },
-            data: self.data.map_or_else(DataRecord::default, |d| DataRecord { spec: d.name().into(), n: Some(d.len() as u64) }),
+            data: self
+                .data
+                .map_or_else(DataRecord::default, |d| DataRecord { spec: d.name().into(), n: Some(d.len() as u64) }),
             seed: ctx.seed,
             machine: machine(ctx),
             plan_hash: self.plan_hash,
@@ -100,6 +102,10 @@ fn text(record: &RunRecord) -> String {
     }
     let r = &record.result;
     let (nonzero, params) = (r.nonzero.unwrap_or(0), r.params.unwrap_or(0));
-    out.push_str(&format!("{}  {} bytes, {nonzero} of {params} parameters are not zero\n", r.file, r.bytes.unwrap_or(0)));
+    out.push_str(&format!(
+        "{}  {} bytes, {nonzero} of {params} parameters are not zero\n",
+        r.file,
+        r.bytes.unwrap_or(0)
+    ));
     out
 }

@@ -2,7 +2,10 @@
 
 use anyhow::{Result, anyhow, bail};
 use penjing_ir::{Bindings, Model};
-use penjing_onnx::{ModelFile, proto::{DimensionValue, ValueType}};
+use penjing_onnx::{
+    ModelFile,
+    proto::{DimensionValue, ValueType},
+};
 use std::{collections::BTreeMap, str::FromStr};
 
 /// One `--shape`: an input's name and its extents.
@@ -43,24 +46,23 @@ pub(crate) fn named_dims(file: &ModelFile, shapes: &[ShapeArg]) -> BTreeMap<Stri
 pub(crate) fn bindings(model: &Model, shapes: &[ShapeArg]) -> Result<Bindings> {
     let mut bindings = Bindings::new();
     for arg in shapes {
-        let names = || model.graph.inputs.iter().map(|&v| model.graph.value(v).name.as_str()).collect::<Vec<_>>().join(", ");
+        let names =
+            || model.graph.inputs.iter().map(|&v| model.graph.value(v).name.as_str()).collect::<Vec<_>>().join(", ");
         let input = model.graph.input(&arg.name);
-        let input = input.ok_or_else(|| anyhow!("--shape {}: the model has no such input; its inputs are {}", arg.name, names()))?;
+        let input = input
+            .ok_or_else(|| anyhow!("--shape {}: the model has no such input; its inputs are {}", arg.name, names()))?;
         let fact = model.graph.fact(input);
         if fact.rank() != arg.dims.len() {
             bail!("--shape {}: {} extents are given, the input is {fact}", arg.name, arg.dims.len());
         }
         for (dim, &n) in fact.shape.iter().zip(&arg.dims) {
-            match dim.as_symbol() {
-                Some(symbol) => {
-                    if *bindings.entry(symbol.clone()).or_insert(n) != n {
-                        bail!("--shape {}: `{}` is given two different extents", arg.name, symbol.name);
-                    }
+            if let Some(symbol) = dim.as_symbol() {
+                let known = *bindings.entry(symbol.clone()).or_insert(n);
+                if known != n {
+                    bail!("--shape {}: `{}` is given two different extents", arg.name, symbol.name);
                 }
-                None if dim.as_const().is_some_and(|have| have != n) => {
-                    bail!("--shape {}: the input is {fact}, {n} does not fit {dim}", arg.name)
-                }
-                None => {}
+            } else if dim.as_const().is_some_and(|have| have != n) {
+                bail!("--shape {}: the input is {fact}, {n} does not fit {dim}", arg.name)
             }
         }
     }

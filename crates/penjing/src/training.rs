@@ -134,10 +134,10 @@ impl TrainingArgs {
             Course::Constant => Shape::Constant,
             Course::Cosine => Shape::Cosine { end: 0.0 },
             // PyTorch's defaults of OneCycleLR.
-            Course::OneCycle => Shape::OneCycle { rise: 0.3, div: 25.0, final_div: 1e4, anneal: penjing_grad::Anneal::Cosine },
-            Course::Step => {
-                Shape::Step { every: self.drop_every.saturating_mul(steps_per_epoch), gamma: self.drop_to }
+            Course::OneCycle => {
+                Shape::OneCycle { rise: 0.3, div: 25.0, final_div: 1e4, anneal: penjing_grad::Anneal::Cosine }
             }
+            Course::Step => Shape::Step { every: self.drop_every.saturating_mul(steps_per_epoch), gamma: self.drop_to },
         };
         TrainConfig {
             epochs,
@@ -171,8 +171,9 @@ pub(crate) fn run_training(
     let checkpoint =
         args.checkpoint.as_ref().map(|path| CheckpointPolicy { path: path.clone(), every: args.checkpoint_every });
     let progress = ProgressLine::new(label);
-    let mut trained =
-        train(model, data, &loader, &config, ctx.rank_target(args.ranks), checkpoint.as_ref(), &|p| progress.update(p))?;
+    let mut trained = train(model, data, &loader, &config, ctx.rank_target(args.ranks), checkpoint.as_ref(), &|p| {
+        progress.update(p)
+    })?;
     drop(progress);
     if let Some(path) = &args.timeline {
         write_timeline(&trained.timeline, path)?;

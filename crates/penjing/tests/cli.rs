@@ -39,7 +39,13 @@ fn a_new_network_is_inspected_run_and_evaluated() {
 
     let e = f.json("eval cnn.onnx --data digits:heldout");
     assert_eq!(e["n"], 360);
-    let counted: u64 = e["confusion"].as_array().unwrap().iter().flat_map(|r| r.as_array().unwrap()).map(|c| c.as_u64().unwrap()).sum();
+    let counted: u64 = e["confusion"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .flat_map(|r| r.as_array().unwrap())
+        .map(|c| c.as_u64().unwrap())
+        .sum();
     assert_eq!(counted, 360);
     for key in ["loss", "top1", "top5", "macro_f1", "perplexity"] {
         assert!(e[key].is_number(), "{key}");
@@ -52,22 +58,27 @@ fn a_small_network_is_trained_pruned_quantized_and_reported() {
     f.write_digits(64);
     f.json("new simple-cnn --width 4 -o start.onnx");
     let flags = "--data digits.npz --batch 16 --lr 0.05 --nesterov";
-    let trained = f.json(&format!("train start.onnx {flags} --epochs 6 --eval digits.npz --run run --timeline t.json -o dense.onnx"));
-    let loss: Vec<f64> = trained["steps"][0]["metrics"]["loss"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
+    let trained = f.json(&format!(
+        "train start.onnx {flags} --epochs 6 --eval digits.npz --run run --timeline t.json -o dense.onnx"
+    ));
+    let loss: Vec<f64> =
+        trained["steps"][0]["metrics"]["loss"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
     assert_eq!(loss.len(), 24);
     assert!(loss[23] < 0.8 * loss[0], "{loss:?}");
     assert_eq!(trained["result"]["accuracy"], f.json("eval dense.onnx --data digits.npz")["top1"]);
     assert!(fs::read_to_string(f.path("t.json")).unwrap().contains("\"ph\":\"X\""));
 
     let pruned = f.json(&format!("prune dense.onnx --sparsity 0.5 {flags} --epochs 1 -o pruned.onnx"));
-    let (nonzero, params) = (pruned["result"]["nonzero"].as_u64().unwrap(), pruned["result"]["params"].as_u64().unwrap());
+    let (nonzero, params) =
+        (pruned["result"]["nonzero"].as_u64().unwrap(), pruned["result"]["params"].as_u64().unwrap());
     assert!(nonzero as f64 <= 0.51 * params as f64, "{nonzero} of {params}");
     assert_eq!(f.json("inspect pruned.onnx")["nonzero"], nonzero);
 
     f.json(&format!("quantize pruned.onnx {flags} --qat-epochs 1 -o int8.onnx"));
     let seen = f.json("inspect int8.onnx");
     let products = seen["layers"].as_array().unwrap().iter().filter(|l| l["op"] == "Conv" || l["op"] == "MatMul");
-    let bits: Vec<(u64, bool)> = products.map(|l| (l["bits"].as_u64().unwrap(), l["sparsity"].as_f64().unwrap() > 0.05)).collect();
+    let bits: Vec<(u64, bool)> =
+        products.map(|l| (l["bits"].as_u64().unwrap(), l["sparsity"].as_f64().unwrap() > 0.05)).collect();
     assert_eq!(bits.len(), 4);
     assert!(bits.iter().all(|(b, _)| *b == 8) && bits.iter().any(|(_, sparse)| *sparse), "{bits:?}");
     assert!(size(&f.path("int8.onnx")) < size(&f.path("dense.onnx")) / 2);
@@ -88,7 +99,8 @@ fn a_resumed_run_gives_the_bits_of_the_unbroken_one() {
     // The checkpoint of the finished run has nothing left to do and gives the same model again.
     f.json(&format!("train start.onnx {flags} --checkpoint whole.ckpt --checkpoint-every 5 -o again.onnx"));
     assert_eq!(fs::read(f.path("again.onnx")).unwrap(), fs::read(f.path("plain.onnx")).unwrap());
-    let said = f.fails("train start.onnx --data digits.npz --batch 8 --epochs 4 --checkpoint whole.ckpt -o other.onnx", 2);
+    let said =
+        f.fails("train start.onnx --data digits.npz --batch 8 --epochs 4 --checkpoint whole.ckpt -o other.onnx", 2);
     assert!(said.contains("another run"), "{said}");
     assert!(!f.path("other.onnx").exists());
 }
@@ -118,7 +130,12 @@ fn check_tells_right_wrong_and_unsupported_apart() {
     let file = read_model(&f.path("m.onnx")).unwrap();
     let model = import(&file, &ImportOptions::default()).unwrap();
     let x = Dataset::open("digits").unwrap().subset(&[0]).unwrap().x();
-    let run = penjing::reference::run(&model, &[("x".to_string(), x.clone())].into(), &Default::default(), penjing::reference::Precision::Declared);
+    let run = penjing::reference::run(
+        &model,
+        &[("x".to_string(), x.clone())].into(),
+        &Default::default(),
+        penjing::reference::Precision::Declared,
+    );
     let logits = run.unwrap().outputs["logits"].clone();
     let mut wrong = logits.clone();
     wrong.as_mut_slice::<f32>().unwrap()[3] += 0.01;
@@ -158,7 +175,7 @@ fn wrong_usage_is_exit_2_and_says_what_to_do() {
         ("new gpt --width 0 -o a.onnx", "width"),
         ("eval simple-cnn --data absent.npz", "absent.npz"),
         ("train simple-cnn --data digits:train --epochs 0 -o a.onnx", "epochs"),
-        ("train gpt --data digits:train --epochs 1 -o a.onnx", "I64"),
+        ("train gpt --data digits:train --epochs 1 -o a.onnx", "i64[N,T]"),
         ("prune simple-cnn --sparsity 1.5 -o a.onnx", "1.5"),
         ("prune simple-cnn --sparsity 0.5 --epochs 2 -o a.onnx", "--data"),
         ("bench gpt --runs 1", "--shape"),
@@ -166,7 +183,10 @@ fn wrong_usage_is_exit_2_and_says_what_to_do() {
         ("--threads 0 inspect simple-cnn", "threads"),
     ] {
         let said = f.fails(line, 2);
-        assert!(said.starts_with("error: ") && said.contains(part) && said.trim_end().lines().count() == 1, "{line}: {said}");
+        assert!(
+            said.starts_with("error: ") && said.contains(part) && said.trim_end().lines().count() == 1,
+            "{line}: {said}"
+        );
         assert!(f.entries().is_empty(), "{line}: {:?}", f.entries());
     }
     assert_eq!(f.run("--help").status.code(), Some(0));
@@ -211,7 +231,8 @@ fn hostile_files_are_clear_errors() {
                 Some(2) => {
                     let errors = said.lines().filter(|l| l.starts_with("error: ")).count();
                     assert_eq!(errors, 1, "{line}, content {i}: {said}");
-                    let left: Vec<String> = f.entries().into_iter().filter(|e| e != bad && !before.contains(e)).collect();
+                    let left: Vec<String> =
+                        f.entries().into_iter().filter(|e| e != bad && !before.contains(e)).collect();
                     assert!(left.is_empty(), "{line}, content {i}: {left:?}");
                 }
                 other => panic!("{line}, content {i}: exit {other:?}: {said}"),

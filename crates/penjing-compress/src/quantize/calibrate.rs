@@ -23,16 +23,16 @@ impl Range {
         Range { min: self.min.min(other.min), max: self.max.max(other.max) }
     }
 
-    /// Scale and zero point of the I8 grid over the range, widened to hold 0 exactly (zero padding must be on the grid; Jacob et
+    /// Scale and zero point of the U8 grid over the range, widened to hold 0 exactly (zero padding must be on the grid; Jacob et
     /// al., "Quantization and Training of Neural Networks", CVPR 2018, section 2.1).
-    pub fn grid(self) -> (f32, i8) {
+    pub fn grid(self) -> (f32, u8) {
         let (min, max) = (f64::from(self.min.min(0.0)), f64::from(self.max.max(0.0)));
         let scale = (max - min) / 255.0;
         if scale == 0.0 {
             return (1.0, 0);
         }
-        let zero = (-128.0 - min / scale).round_ties_even().clamp(-128.0, 127.0);
-        (scale as f32, zero as i8)
+        let zero = (-min / scale).round_ties_even().clamp(0.0, 255.0);
+        (scale as f32, zero as u8)
     }
 }
 
@@ -88,11 +88,11 @@ mod tests {
     #[test]
     fn grids_hold_zero_exactly() {
         // After ReLU: all 256 codes for 0..max.
-        assert_eq!(Range { min: 0.0, max: 2.55 }.grid(), (0.01, -128));
-        // Symmetric: zero in the middle; the exact middle −0.5 rounds to even.
-        assert_eq!(Range { min: -1.0, max: 1.0 }.grid().1, 0);
+        assert_eq!(Range { min: 0.0, max: 2.55 }.grid(), (0.01, 0));
+        // Symmetric: zero in the middle; the exact middle 127.5 rounds to even.
+        assert_eq!(Range { min: -1.0, max: 1.0 }.grid().1, 128);
         // A range that does not reach 0 is widened.
-        assert_eq!(Range { min: 1.0, max: 5.1 }.grid().1, -128);
+        assert_eq!(Range { min: 1.0, max: 5.1 }.grid().1, 0);
         assert_eq!(Range { min: 0.0, max: 0.0 }.grid(), (1.0, 0));
     }
 }

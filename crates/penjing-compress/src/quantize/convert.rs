@@ -1,12 +1,14 @@
 //! From fake quantization to QDQ: integers in the file, the same function.
 
+use super::fold::fold_batch_norm;
 use crate::{CompressError, content::content, prune::bake_masks};
 use penjing_ir::{Binary, Model, Op, QuantScheme, ValueId};
 use penjing_tensor::{DType, Tensor};
 
 /// Turns each `FakeQuant` into `Quantize` and `Dequantize`. Masks are baked first. A weight becomes an integer constant behind a
 /// `Dequantize`; a bias of a quantized product becomes I32 with the product of both scales, which is what integer runtimes add to
-/// their accumulators. The result computes what the fake-quantized model computes, but for the bias's rounding.
+/// their accumulators. Batch normalization after a quantized convolution becomes part of its scales and bias. The result computes
+/// what the fake-quantized model computes, but for the bias's rounding.
 pub fn to_qdq(model: &Model) -> Result<Model, CompressError> {
     let mut out = bake_masks(model)?;
     for id in out.graph.node_ids().collect::<Vec<_>>() {
@@ -15,22 +17,52 @@ pub fn to_qdq(model: &Model) -> Result<Model, CompressError> {
         let [x, scale, zero] = [node.inputs[0], node.inputs[1], node.inputs[2]];
         let scale = constant(&mut out, scale)?;
         let zero = constant(&mut out, zero)?;
-        let quantized = match content(&out, x) {
+        let real = match content(&out, x) {
             Some(weight) => {
                 let (s, z) = (tensor(&out, scale), tensor(&out, zero));
                 let q = penjing_reference::eval_op(&Op::Quantize(scheme.clone()), &[&weight, &s, &z])?;
+                let codes = q.into_iter().next().expect("Quantize has one result");
                 let name = out.graph.value(x).name.clone();
-                out.graph.add_named_const(&name, q.into_iter().next().expect("Quantize has one result"))
+                replace_weight(&mut out, &name, codes, s.as_slice::<f32>()?.to_vec(), zero, scheme)?
             }
-            None => out.graph.apply(&format!("{}/quantize", node.name), Op::Quantize(scheme.clone()), &[x, scale, zero])?,
+            None => {
+                let q = out.graph.apply(&format!("{}/quantize", node.name), Op::Quantize(scheme.clone()), &[x, scale, zero])?;
+                out.graph.apply(&format!("{}/dequantize", node.name), Op::Dequantize(scheme), &[q, scale, zero])?
+            }
         };
-        let real = out.graph.apply(&format!("{}/dequantize", node.name), Op::Dequantize(scheme), &[quantized, scale, zero])?;
         out.replace_uses(node.outputs[0], real);
     }
+    fold_batch_norm(&mut out)?;
     out.compact();
     quantize_biases(&mut out)?;
     out.compact();
     Ok(out)
+}
+
+/// Integer codes behind a new `Dequantize`. A channel of zeros gets the largest scale, which changes nothing but lets its bias,
+/// whose steps are this scale times the activation's, fit into 32 bits.
+pub(super) fn replace_weight(
+    model: &mut Model,
+    name: &str,
+    codes: Tensor,
+    mut scales: Vec<f32>,
+    zero: ValueId,
+    scheme: QuantScheme,
+) -> Result<ValueId, CompressError> {
+    if let Some(axis) = scheme.axis {
+        let largest = scales.iter().copied().fold(0.0, f32::max);
+        let inner: usize = codes.shape()[axis + 1..].iter().product();
+        let mut used = vec![false; scales.len()];
+        for (i, code) in codes.to_f64s().into_iter().enumerate() {
+            used[i / inner % scales.len()] |= code != 0.0;
+        }
+        scales.iter_mut().zip(used).filter(|(_, used)| !used).for_each(|(scale, _)| *scale = largest);
+    }
+    let shape: &[usize] = if scheme.axis.is_some() { &[scales.len()] } else { &[] };
+    let scale = Tensor::from_vec(shape, scales)?;
+    let scale = model.graph.add_const(scale);
+    let codes = model.graph.add_named_const(name, codes);
+    Ok(model.graph.apply(&format!("{name}/dequantize"), Op::Dequantize(scheme), &[codes, scale, zero])?)
 }
 
 fn quantize_biases(model: &mut Model) -> Result<(), CompressError> {
@@ -61,9 +93,14 @@ fn quantize_biases(model: &mut Model) -> Result<(), CompressError> {
             continue;
         }
         let scales: Vec<f32> = w_scale.iter().map(|w| w * x_scale).collect();
-        let codes = b.as_slice::<f32>()?.iter().zip(&scales).map(|(b, s)| (f64::from(*b) / f64::from(*s)).round_ties_even() as i32);
+        let codes = b.as_slice::<f32>()?.iter().zip(&scales).map(|(b, s)| (f64::from(*b) / f64::from(*s)).round_ties_even());
+        let codes: Vec<f64> = codes.collect();
+        if !codes.iter().all(|c| c.abs() <= f64::from(i32::MAX)) {
+            continue;
+        }
+        let codes: Vec<i32> = codes.into_iter().map(|c| c as i32).collect();
         let name = model.graph.value(bias).name.clone();
-        let q = model.graph.add_named_const(&name, Tensor::from_vec(&[scales.len()], codes.collect())?);
+        let q = model.graph.add_named_const(&name, Tensor::from_vec(&[scales.len()], codes)?);
         let zero = model.graph.add_const(Tensor::zeros(DType::I32, &[scales.len()])?);
         let scale = model.graph.add_const(Tensor::from_vec(&[scales.len()], scales)?);
         let scheme = QuantScheme { dtype: DType::I32, axis: Some(0), narrow: false };

@@ -2,6 +2,7 @@
 
 mod calibrate;
 mod convert;
+mod fold;
 mod place;
 
 pub use calibrate::{Range, observer, ranges_from};

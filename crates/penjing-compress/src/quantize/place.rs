@@ -7,7 +7,7 @@ use penjing_tensor::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// How a model is quantized. Weights are symmetric I8 (−127..=127) with a scale for each output channel, activations affine I8
+/// How a model is quantized. Weights are symmetric I8 (−127..=127) with a scale for each output channel, activations affine U8
 /// with one scale for each tensor (Krishnamoorthi, "Quantizing deep convolutional networks", 2018, section 3).
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -45,7 +45,7 @@ pub fn place_fake_quant(
         let Some(range) = ranges.get(&activation) else { continue };
         let (scale, zero) = range.grid();
         let name = value_name(model, activation);
-        let scheme = QuantScheme { dtype: DType::I8, axis: None, narrow: false };
+        let scheme = QuantScheme { dtype: DType::U8, axis: None, narrow: false };
         let scale = model.add_state(&format!("{name}.scale"), Role::Buffer, false, Tensor::scalar(scale));
         let zero = model.add_state(&format!("{name}.zero_point"), Role::Buffer, false, Tensor::scalar(zero));
         let quantized = model.graph.apply(&format!("{name}/fake_quant"), Op::FakeQuant(scheme), &[activation, scale, zero])?;

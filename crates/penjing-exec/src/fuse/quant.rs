@@ -2,6 +2,7 @@
 
 use super::{Readers, only_relu, product::only_add};
 use penjing_ir::{Activation, ConvSpec, IrError, MachineOp, Model, NodeId, Op, PoolKind, QuantScheme, ValueId};
+use penjing_reference::eval_op;
 use penjing_tensor::{DType, Tensor};
 
 /// Moves a per-tensor Dequantize below ops that only pick or move elements: `f(DQ(q))` becomes `DQ(f(q))`, which is exact.
@@ -64,7 +65,7 @@ fn fuse_one(model: &mut Model, readers: &Readers, id: NodeId) -> Result<(), IrEr
         bias = Some(b);
         last = model.graph.node(add).outputs[0];
     }
-    let Some(bias) = bias.or_else(|| zeros(model, &rows)) else { return Ok(()) };
+    let Some(bias) = bias.or_else(|| zeros(model, &rows)).map(|b| folded(model, b)) else { return Ok(()) };
     let relu = only_relu(model, readers, last);
     last = relu.map_or(last, |r| model.graph.node(r).outputs[0]);
     let act = if relu.is_some() { Activation::Relu } else { Activation::None };
@@ -107,6 +108,17 @@ fn scale_vector(model: &mut Model, scale: ValueId, rows: usize) -> Option<ValueI
     }
     let all = Tensor::from_vec(&[rows], vec![*tensor.as_slice::<f32>().ok()?.first()?; rows]).ok()?;
     Some(model.graph.add_const(all))
+}
+
+/// A quantized constant as the float constant it stands for; other values as they are.
+fn folded(model: &mut Model, value: ValueId) -> ValueId {
+    let Some((q, scale, zero, scheme)) = dequantized(model, value) else { return value };
+    let operands: Option<Vec<_>> = [q, scale, zero].iter().map(|&v| model.graph.as_const(v).cloned()).collect();
+    let real = operands.and_then(|t| eval_op(&Op::Dequantize(scheme), &[&t[0], &t[1], &t[2]]).ok());
+    match real.and_then(|r| r.into_iter().next()) {
+        Some(real) => model.graph.add_const(real),
+        None => value,
+    }
 }
 
 fn zeros(model: &mut Model, rows: &penjing_ir::Dim) -> Option<ValueId> {

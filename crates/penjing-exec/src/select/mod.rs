@@ -7,7 +7,10 @@ mod conv;
 mod elementwise;
 mod matmul;
 mod movement;
+mod norm;
 mod pool;
+mod quant;
+mod recurrent;
 mod reduce;
 mod reference;
 mod site;
@@ -108,10 +111,18 @@ pub(crate) fn select(model: &Model, id: NodeId, target: &Target) -> Result<Kerne
         Op::Conv(_)
         | Op::ConvTranspose { .. }
         | Op::ConvWeightGrad { .. }
-        | Op::Machine(MachineOp::Conv { .. } | MachineOp::QConv { .. }) => conv::select(&site, &node.op),
-        Op::MatMul { .. } | Op::Machine(MachineOp::MatMul { .. } | MachineOp::QMatMul { .. }) => {
-            matmul::select(&site, &node.op)
-        }
+        | Op::Machine(MachineOp::Conv { .. }) => conv::select(&site, &node.op),
+        Op::MatMul { .. } | Op::Machine(MachineOp::MatMul { .. }) => matmul::select(&site, &node.op),
+        Op::Machine(MachineOp::QConv { .. } | MachineOp::QMatMul { .. })
+        | Op::Quantize(_)
+        | Op::Dequantize(_)
+        | Op::FakeQuant(_) => quant::select(&site, &node.op),
+        Op::Lstm { .. } | Op::LstmGrad { .. } => recurrent::select(&site, &node.op),
+        Op::BatchNormTrain { .. }
+        | Op::BatchNormGrad { .. }
+        | Op::LayerNorm { .. }
+        | Op::RmsNorm { .. }
+        | Op::GroupNorm { .. } => norm::select(&site, &node.op),
         Op::Pool { .. } | Op::PoolGrad { .. } => pool::select(&site, &node.op),
         Op::Reduce { .. } | Op::Softmax { .. } | Op::LogSoftmax { .. } => reduce::select(&site, &node.op),
         Op::Permute { .. }

@@ -259,7 +259,7 @@ pub enum Op {
         /// Weight of the old running statistics when trained (ONNX convention; PyTorch's is one minus this).
         momentum: Real,
     },
-    /// (x: [N, C, ..], scale: [C], bias: [C]) → (y, mean: [C], biased variance: [C]) by x's own statistics.
+    /// (x: [N, C, ..], scale: [C], bias: [C]) → (y, mean: [C], biased variance: [C]) by x's own statistics, 0 where x is empty.
     BatchNormTrain {
         /// Added to the variance.
         eps: Eps,

@@ -17,7 +17,7 @@ const PACKED_BYTES: usize = 320 << 10;
 /// Most outputs of a window.
 const MAX_WINDOW: usize = 640;
 /// Tasks below which the rows are split as well.
-const FEW_TASKS: usize = 16;
+const FEW_TASKS: usize = 8;
 
 /// What differs between the users of the engine.
 pub(crate) trait Job: Sync {
@@ -66,7 +66,7 @@ pub(crate) fn run<J: Job>(cx: Ctx<'_>, job: &J, extent: &Extent, taps: &Taps, bl
     if spatial == 0 {
         return;
     }
-    let parts = FEW_TASKS.div_ceil(spatial).min(rows.count().div_ceil(4));
+    let parts = FEW_TASKS.div_ceil(spatial).min(rows.count().div_ceil(8));
     cx.pool.run(spatial * parts, &|t| {
         let (part, t) = (t % parts, t / parts);
         let (window, t) = (&windows[t % windows.len()], t / windows.len());

@@ -1,8 +1,8 @@
 //! Convolution in two dimensions (one dimension is a height of 1): forward, input gradient, weight gradient.
 //!
 //! All three are the work of one window engine: the part of an image that a window of outputs needs is copied once with its
-//! padding, split by stride phase ([`layout`]), after which every kernel tap is a plain offset and every run of outputs is
-//! contiguous. Forward and input gradient pack columns from that copy straight into GEMM panels ([`engine`]); layers with one
+//! padding, split by stride phase (`layout`), after which every kernel tap is a plain offset and every run of outputs is
+//! contiguous. Forward and input gradient pack columns from that copy straight into GEMM panels (`engine`); layers with one
 //! or two output channels a group accumulate taps directly; the weight gradient is a tile of dot products over the copy.
 
 pub(crate) mod engine;

@@ -1,6 +1,6 @@
-//! f32 matrix multiplication: C[m,n] (+)= A[m,k] · B[k,n], with bias, clamp and any strides of A and B.
+//! f32 matrix multiplication: `C[m,n] (+)= A[m,k] · B[k,n]`, with bias, clamp and any strides of A and B.
 //!
-//! Operands are packed by k-block into panels ([`pack`]) that the register tile ([`tile`]) reads linearly (Goto and van de
+//! Operands are packed by k-block into panels (`pack`) that the register tile (`tile`) reads linearly (Goto and van de
 //! Geijn, "Anatomy of High-Performance Matrix Multiplication", ACM TOMS 2008). Weights that do not change may be packed once
 //! ([`PackedLhs`], [`PackedRhs`]). Each element of C is summed over k in one fixed order.
 

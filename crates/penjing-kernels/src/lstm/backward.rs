@@ -244,6 +244,7 @@ per_isa! {
     ) = cell_grad_body
 }
 
+/// Several short loops over few slices each, because the compiler vectorises those.
 #[inline(always)]
 fn cell_grad_body<M: Math>(kept: &[f32], c_before: &[f32], dy: &[f32], dh: &[f32], dc: &mut [f32], dpre: &mut [f32]) {
     let n = dy.len();
@@ -252,15 +253,22 @@ fn cell_grad_body<M: Math>(kept: &[f32], c_before: &[f32], dy: &[f32], dh: &[f32
     let (d_o, rest) = rest.split_at_mut(n);
     let (df, dg) = rest.split_at_mut(n);
     let (dg, dc, dh, c_before) = (&mut dg[..n], &mut dc[..n], &dh[..n], &c_before[..n]);
+    // The slot of f first holds tanh c, which the gradients of o and c need.
+    for j in 0..n {
+        df[j] = tanh::<M>(c[j]);
+    }
     for j in 0..n {
         let dh = dh[j] + dy[j];
-        let tanh_c = tanh::<M>(c[j]);
-        let dct = M::fma(dh * o[j], 1.0 - tanh_c * tanh_c, dc[j]);
-        di[j] = dct * g[j] * i[j] * (1.0 - i[j]);
-        d_o[j] = dh * tanh_c * o[j] * (1.0 - o[j]);
-        df[j] = dct * c_before[j] * f[j] * (1.0 - f[j]);
-        dg[j] = dct * i[j] * (1.0 - g[j] * g[j]);
-        dc[j] = dct * f[j];
+        d_o[j] = dh * df[j] * o[j] * (1.0 - o[j]);
+        dc[j] = M::fma(dh * o[j], 1.0 - df[j] * df[j], dc[j]);
+    }
+    for j in 0..n {
+        di[j] = dc[j] * g[j] * i[j] * (1.0 - i[j]);
+        dg[j] = dc[j] * i[j] * (1.0 - g[j] * g[j]);
+    }
+    for j in 0..n {
+        df[j] = dc[j] * c_before[j] * f[j] * (1.0 - f[j]);
+        dc[j] *= f[j];
     }
 }
 

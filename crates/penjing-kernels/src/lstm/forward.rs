@@ -202,19 +202,19 @@ per_isa! {
     fn cell(pre: &mut [f32], c: &mut [f32], h: &mut [f32]) = cell_body
 }
 
+/// Several short loops over few slices each, because the compiler vectorises those.
 #[inline(always)]
 fn cell_body<M: Math>(pre: &mut [f32], c: &mut [f32], h: &mut [f32]) {
     let n = h.len();
-    let (i, rest) = pre.split_at_mut(n);
-    let (o, rest) = rest.split_at_mut(n);
-    let (f, g) = rest.split_at_mut(n);
-    let (g, c) = (&mut g[..n], &mut c[..n]);
+    let (sigmoids, g) = pre.split_at_mut(3 * n);
+    sigmoids.iter_mut().for_each(|v| *v = sigmoid::<M>(*v));
+    g.iter_mut().for_each(|v| *v = tanh::<M>(*v));
+    let (i, o, f) = (&sigmoids[..n], &sigmoids[n..2 * n], &sigmoids[2 * n..]);
+    let (g, c) = (&g[..n], &mut c[..n]);
     for j in 0..n {
-        i[j] = sigmoid::<M>(i[j]);
-        o[j] = sigmoid::<M>(o[j]);
-        f[j] = sigmoid::<M>(f[j]);
-        g[j] = tanh::<M>(g[j]);
         c[j] = M::fma(f[j], c[j], i[j] * g[j]);
+    }
+    for j in 0..n {
         h[j] = o[j] * tanh::<M>(c[j]);
     }
 }

@@ -9,7 +9,8 @@ use crate::{
 };
 
 /// y = (x − mean) / √(var + eps) · scale + bias with the statistics of this batch, which are also returned; x and y are
-/// `[batch, channels, inner]`, the rest `[channels]`. `var` is biased (divided by batch · inner).
+/// `[batch, channels, inner]`, the rest `[channels]`. `var` is biased (divided by batch · inner). An empty batch has mean and
+/// variance 0.
 pub fn batch_norm_train(
     cx: Ctx<'_>,
     x: &[f32],
@@ -24,7 +25,7 @@ pub fn batch_norm_train(
     const NAME: &str = "batch_norm_train";
     check(NAME, shape, &[("x", x), ("y", y)], &[("scale", scale), ("bias", bias), ("mean", mean), ("var", var)])?;
     let [batch, channels, inner] = shape;
-    let count = (batch * inner) as f64;
+    let count = (batch * inner).max(1) as f64;
     let (y, mean, var) = (Disjoint::new(y), Disjoint::new(mean), Disjoint::new(var));
     cx.pool.run(channels, &|c| {
         let row = |n: usize| (n * channels + c) * inner;

@@ -5,7 +5,7 @@ use super::{
     node::node,
 };
 use penjing_ir::{Dim, Node};
-use penjing_tensor::Tensor;
+use penjing_tensor::{DType, Tensor};
 
 pub(super) fn emit(e: &mut Emitter<'_>, n: &Node, scale: f64, causal: bool) -> Result<(), Why> {
     let (x, y) = (e.inputs(n), e.outputs(n));
@@ -20,24 +20,44 @@ pub(super) fn emit(e: &mut Emitter<'_>, n: &Node, scale: f64, causal: bool) -> R
     let scores = e.step(n, "MatMul", &[x[0].clone(), flipped]);
     let factor = e.scalar_like(n, n.inputs[0], scale);
     let mut scores = e.step(n, "Mul", &[scores, factor]);
-    if let Some(mask) = x.get(3) {
-        scores = e.step(n, "Add", &[scores, mask.clone()]);
-    }
+    let mut bias = x.get(3).cloned();
     if causal {
-        let (ones, offset) = (e.dim_vector(n, "scores", &[q[2].clone(), keys[2].clone()])?, keys[2].clone() - q[2].clone());
-        let yes = Tensor::scalar(1u8).cast(penjing_tensor::DType::Bool);
-        let yes = e.constant(&format!("{}/true", n.name), &yes);
-        let all = e.step(n, "Expand", &[yes, ones]);
-        let none = e.ints("scalar", &[]);
-        let offset = e.dim_vector(n, "offset", &[offset])?;
-        let offset = e.step(n, "Reshape", &[offset, none]);
-        let seen = e.step_with(n, "Trilu", &[all, offset], |p| p.int("upper", 0));
-        let hidden = e.scalar_like(n, n.inputs[0], f64::NEG_INFINITY);
-        scores = e.step(n, "Where", &[seen, scores, hidden]);
+        bias = Some(causal_bias(e, n, bias, &q[2], &keys[2])?);
     }
-    let weights = e.step_with(n, "Softmax", &[scores], |p| p.int("axis", 3));
+    if let Some(bias) = &bias {
+        scores = e.step(n, "Add", &[scores, bias.clone()]);
+    }
+    let mut weights = e.step_with(n, "Softmax", &[scores], |p| p.int("axis", 3));
+    // Without a mask, position 0 sees a key unless there are fewer keys than queries.
+    let sees_some = x.len() < 4 && (!causal || (keys[2].clone() - q[2].clone()).as_int().is_some_and(|d| d >= 0));
+    if let Some(bias) = bias.filter(|_| !sees_some) {
+        // A query that sees no key gets zeros, where a softmax of −∞ alone gives NaN.
+        let last = e.ints(&format!("{}/axes", n.name), &[-1]);
+        let top = e.step(n, "ReduceMax", &[bias, last]);
+        let nothing = e.step_with(n, "IsInf", &[top], |p| p.int("detect_positive", 0));
+        let zero = e.scalar_like(n, n.inputs[0], 0.0);
+        weights = e.step(n, "Where", &[nothing, zero, weights]);
+    }
     e.push(node("MatMul", &n.name, &[weights, v], &y));
     Ok(())
+}
+
+/// The mask (or zeros) where position s sees key t ≤ s + T − S, −∞ elsewhere.
+fn causal_bias(e: &mut Emitter<'_>, n: &Node, mask: Option<String>, s: &Dim, t: &Dim) -> Result<String, Why> {
+    let shape = e.dim_vector(n, "scores", &[s.clone(), t.clone()])?;
+    let yes = Tensor::scalar(1u8).cast(DType::Bool);
+    let yes = e.constant(&format!("{}/true", n.name), &yes);
+    let all = e.step(n, "Expand", &[yes, shape]);
+    let none = e.ints("scalar", &[]);
+    let offset = e.dim_vector(n, "offset", &[t.clone() - s.clone()])?;
+    let offset = e.step(n, "Reshape", &[offset, none]);
+    let seen = e.step_with(n, "Trilu", &[all, offset], |p| p.int("upper", 0));
+    let shown = match mask {
+        Some(mask) => mask,
+        None => e.scalar_like(n, n.inputs[0], 0.0),
+    };
+    let hidden = e.scalar_like(n, n.inputs[0], f64::NEG_INFINITY);
+    Ok(e.step(n, "Where", &[seen, shown, hidden]))
 }
 
 /// Each key head as often as query heads read it.

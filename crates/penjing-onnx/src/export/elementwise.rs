@@ -84,11 +84,16 @@ fn binary(e: &mut Emitter<'_>, n: &Node, f: Binary, x: &[String], y: &[String]) 
         | Binary::Or
         | Binary::Xor => plain(f.name()),
         Binary::Mod if e.graph.fact(n.inputs[0]).dtype.is_float() => {
-            // ONNX has this remainder for integers only: a − floor(a/b)·b.
-            let ratio = e.step(n, "Div", x);
-            let floor = e.step(n, "Floor", &[ratio]);
-            let whole = e.step(n, "Mul", &[floor, x[1].clone()]);
-            node("Sub", &n.name, &[x[0].clone(), whole], y)
+            // For floats the set has C's remainder only: b is added where that and b differ in sign.
+            let r = e.step_with(n, "Mod", x, |p| p.int("fmod", 1));
+            let zero = e.scalar_like(n, n.inputs[0], 0.0);
+            let signs = [r.clone(), x[1].clone()].map(|v| e.step(n, "Less", &[v, zero.clone()]));
+            let differ = e.step(n, "Xor", &signs);
+            let whole = e.step(n, "Equal", &[r.clone(), zero]);
+            let partial = e.step(n, "Not", &[whole]);
+            let wrong = e.step(n, "And", &[differ, partial]);
+            let raised = e.step(n, "Add", &[r.clone(), x[1].clone()]);
+            node("Where", &n.name, &[wrong, raised, r], y)
         }
         Binary::Mod => plain("Mod"),
         Binary::Fmod => plain("Mod").int("fmod", 1),

@@ -1,11 +1,13 @@
 //! The walk over a graph's nodes on the way out: names, initializers, and the nodes written so far.
 
-use super::{attention, control, conv, elementwise, index, matmul, movement, node::node, norm, quant, recurrent, reduce};
+use super::{
+    attention, control, conv, elementwise, index, matmul, movement, node::node, norm, quant, recurrent, reduce,
+};
 use crate::{
     OnnxError, elem_type,
     proto::{
-        DimensionProto, DimensionValue, GraphProto, NodeProto, TensorProto, TensorShapeProto, TensorTypeProto, TypeProto,
-        ValueInfoProto, ValueType,
+        DimensionProto, DimensionValue, GraphProto, NodeProto, TensorProto, TensorShapeProto, TensorTypeProto,
+        TypeProto, ValueInfoProto, ValueType,
     },
     tensor_to_proto,
 };
@@ -28,6 +30,8 @@ pub(super) struct Emitter<'m> {
     /// Every name in use, of this graph and those around it.
     pub(super) taken: BTreeSet<String>,
     nodes: Vec<NodeProto>,
+    /// Names of this graph's nodes, written or to come.
+    node_names: BTreeSet<String>,
     initializers: Vec<TensorProto>,
     /// Where a run can read each symbol: the name of a value and its axis.
     pub(super) symbols: BTreeMap<Symbol, (String, usize)>,
@@ -35,8 +39,8 @@ pub(super) struct Emitter<'m> {
     pub(super) dims: BTreeMap<Dim, String>,
     /// How many readers each value has; outputs count.
     readers: Vec<usize>,
-    /// Additions that are written as part of the matrix product before them.
-    absorbed: BTreeSet<NodeId>,
+    /// Nodes that are written already, on their own or as part of another.
+    done: BTreeSet<NodeId>,
 }
 
 impl<'m> Emitter<'m> {
@@ -54,11 +58,12 @@ impl<'m> Emitter<'m> {
             names: vec![None; graph.values().len()],
             taken,
             nodes: Vec::new(),
+            node_names: graph.nodes().iter().map(|n| n.name.clone()).collect(),
             initializers: Vec::new(),
             symbols: BTreeMap::new(),
             dims: BTreeMap::new(),
             readers,
-            absorbed: BTreeSet::new(),
+            done: BTreeSet::new(),
         }
     }
 
@@ -94,12 +99,13 @@ impl<'m> Emitter<'m> {
     fn body(&mut self) -> Result<GraphProto, OnnxError> {
         self.name_outputs();
         let roots: Vec<ValueId> = self.graph.outputs.iter().map(|o| o.value).collect();
-        let order = self.graph.topological_order(&roots).ok_or_else(|| OnnxError::InvalidGraph {
-            why: "the nodes form a cycle".into(),
-        })?;
+        let order = self
+            .graph
+            .topological_order(&roots)
+            .ok_or_else(|| OnnxError::InvalidGraph { why: "the nodes form a cycle".into() })?;
         let needed: BTreeSet<NodeId> = order.iter().copied().collect();
         for id in order {
-            if !self.absorbed.contains(&id) {
+            if self.done.insert(id) {
                 self.node(id, &needed)?;
             }
         }
@@ -154,8 +160,9 @@ impl<'m> Emitter<'m> {
             | Op::NonZero { .. } => index::emit(self, n),
             Op::MatMul { .. } => {
                 let addition = self.bias_addition(n).filter(|(add, _)| needed.contains(add));
-                if let Some((add, _)) = addition {
-                    self.absorbed.insert(add);
+                if let Some((add, bias)) = addition {
+                    self.done.insert(add);
+                    self.emit_stored_bias(bias)?;
                 }
                 matmul::emit(self, n, addition)
             }
@@ -232,7 +239,7 @@ impl<'m> Emitter<'m> {
     /// Names of a node's results; trailing ones that nobody reads are left out, others in between stay.
     pub(super) fn outputs(&mut self, n: &Node) -> Vec<String> {
         let used = n.outputs.iter().rposition(|v| self.readers[v.index()] > 0).unwrap_or(0);
-        n.outputs[..=used].to_vec().into_iter().map(|v| self.name(v)).collect()
+        n.outputs[..=used].iter().map(|&v| self.name(v)).collect()
     }
 
     /// Writes a node.
@@ -253,8 +260,9 @@ impl<'m> Emitter<'m> {
         inputs: &[String],
         attributes: impl FnOnce(NodeProto) -> NodeProto,
     ) -> String {
-        let out = self.fresh(&format!("{}/{op}", n.name));
-        let name = out.clone();
+        let base = format!("{}/{op}", n.name);
+        let out = self.fresh(&base);
+        let name = unused(&mut self.node_names, &base);
         self.push(attributes(node(op, &name, inputs, std::slice::from_ref(&out))));
         out
     }
@@ -280,14 +288,7 @@ impl<'m> Emitter<'m> {
 
     /// A name that nothing has yet, after `base`.
     pub(super) fn fresh(&mut self, base: &str) -> String {
-        let base = if base.is_empty() { "value" } else { base };
-        let mut name = base.to_string();
-        let mut n = 0;
-        while !self.taken.insert(name.clone()) {
-            n += 1;
-            name = format!("{base}_{n}");
-        }
-        name
+        unused(&mut self.taken, if base.is_empty() { "value" } else { base })
     }
 
     fn declare(&mut self, name: &str, tensor: &Tensor) {
@@ -307,14 +308,42 @@ impl<'m> Emitter<'m> {
         if fact.rank() != 2 || !fact.dtype.is_float() || self.readers[y.index()] != 1 {
             return None;
         }
-        let (id, add) = self.graph.node_ids().map(|id| (id, self.graph.node(id))).find(|(_, m)| m.inputs.contains(&y))?;
+        let (id, add) =
+            self.graph.node_ids().map(|id| (id, self.graph.node(id))).find(|(_, m)| m.inputs.contains(&y))?;
         let other = *add.inputs.iter().find(|v| **v != y)?;
         let vector = self.graph.fact(other).shape == fact.shape[1..];
-        let fixed = matches!(self.graph.value(other).source, Source::State(_) | Source::Const(_));
-        (add.op == Op::Binary(penjing_ir::Binary::Add) && vector && fixed).then_some((id, other))
+        let fixed = |v: ValueId| matches!(self.graph.value(v).source, Source::State(_) | Source::Const(_));
+        let stored = fixed(other) || self.stored_bias(other).is_some_and(|d| d.inputs.iter().all(|&v| fixed(v)));
+        (add.op == Op::Binary(penjing_ir::Binary::Add) && vector && stored).then_some((id, other))
+    }
+
+    /// The Dequantize that a bias stored as integers is read through.
+    fn stored_bias(&self, bias: ValueId) -> Option<&Node> {
+        let node = self.graph.node(self.graph.producer(bias)?);
+        matches!(node.op, Op::Dequantize(_)).then_some(node)
+    }
+
+    /// Writes that Dequantize now, because the product that takes the bias in may stand before it.
+    fn emit_stored_bias(&mut self, bias: ValueId) -> Result<(), Why> {
+        let graph = self.graph;
+        let Some(id) = graph.producer(bias) else { return Ok(()) };
+        if !self.done.insert(id) {
+            return Ok(());
+        }
+        quant::emit(self, graph.node(id))
     }
 }
 
+/// `base`, with a number where it is taken; the result is taken from now on.
+fn unused(taken: &mut BTreeSet<String>, base: &str) -> String {
+    let mut name = base.to_string();
+    let mut n = 0;
+    while !taken.insert(name.clone()) {
+        n += 1;
+        name = format!("{base}_{n}");
+    }
+    name
+}
 
 fn value_info(name: &str, fact: &Fact) -> ValueInfoProto {
     let dims = fact.shape.iter().map(|d| {

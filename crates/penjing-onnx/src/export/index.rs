@@ -13,9 +13,9 @@ pub(super) fn emit(e: &mut Emitter<'_>, n: &Node) -> Result<(), Why> {
     let proto = match &n.op {
         Op::Gather { axis } => node("Gather", &n.name, &x, &y).int("axis", *axis as i64),
         Op::GatherElements { axis } => node("GatherElements", &n.name, &x, &y).int("axis", *axis as i64),
-        Op::ScatterElements { axis, reduction } => node("ScatterElements", &n.name, &x, &y)
-            .int("axis", *axis as i64)
-            .string("reduction", scatter(*reduction)),
+        Op::ScatterElements { axis, reduction } => {
+            node("ScatterElements", &n.name, &x, &y).int("axis", *axis as i64).string("reduction", scatter(*reduction))
+        }
         Op::GatherNd { batch_dims } => node("GatherND", &n.name, &x, &y).int("batch_dims", *batch_dims as i64),
         Op::ScatterNd { reduction } => node("ScatterND", &n.name, &x, &y).string("reduction", scatter(*reduction)),
         Op::OneHot { axis, depth, dtype } => {
@@ -41,7 +41,7 @@ fn iota(e: &mut Emitter<'_>, n: &Node, shape: &[Dim], axis: usize, dtype: DType,
     let extent = shape.get(axis).cloned().unwrap_or(Dim::Const(1));
     let (zero, unit) = (Tensor::scalar(0i64), Tensor::scalar(1i64));
     let (start, delta) = (e.constant("zero", &zero), e.constant("one", &unit));
-    let limit = e.dim_vector(n, "limit", &[extent.clone()])?;
+    let limit = e.dim_vector(n, "limit", std::slice::from_ref(&extent))?;
     let none = e.ints("scalar", &[]);
     let limit = e.step(n, "Reshape", &[limit, none]);
     let mut v = e.step(n, "Range", &[start, limit, delta]);

@@ -59,5 +59,6 @@ pub fn export(model: &Model) -> Result<ModelProto, OnnxError> {
 
 fn states(model: &Model) -> String {
     let kept = model.states.iter().filter(|s| s.role != Role::Optimizer);
-    kept.map(|s| format!("{}\t{}\t{}\n", s.name, s.role.name(), if s.trainable { "trained" } else { "fixed" })).collect()
+    kept.map(|s| format!("{}\t{}\t{}\n", s.name, s.role.name(), if s.trainable { "trained" } else { "fixed" }))
+        .collect()
 }

@@ -9,6 +9,11 @@ use penjing_ir::{Node, Op, QuantScheme};
 use penjing_tensor::DType;
 
 pub(super) fn emit(e: &mut Emitter<'_>, n: &Node) -> Result<(), Why> {
+    if let Op::Dequantize(scheme) = &n.op
+        && scheme.dtype == DType::I32
+    {
+        return emit_i32(e, n, scheme);
+    }
     let (mut x, y) = (e.inputs(n), e.outputs(n));
     match &n.op {
         Op::Quantize(scheme) => {
@@ -28,6 +33,17 @@ pub(super) fn emit(e: &mut Emitter<'_>, n: &Node) -> Result<(), Why> {
         }
         other => return Err(format!("{} does not quantize", other.name())),
     }
+    Ok(())
+}
+
+/// I32, as biases are stored, has no zero point in ONNX (DequantizeLinear).
+fn emit_i32(e: &mut Emitter<'_>, n: &Node, scheme: &QuantScheme) -> Result<(), Why> {
+    let zero = e.graph.as_const(n.inputs[2]).and_then(|t| t.to_i64s());
+    if !zero.is_some_and(|z| z.iter().all(|&z| z == 0)) {
+        return Err("an i32 grid whose zero point is not a constant 0 cannot be written".into());
+    }
+    let (x, y) = ([e.name(n.inputs[0]), e.name(n.inputs[1])], e.outputs(n));
+    e.push(along(node("DequantizeLinear", &n.name, &x, &y), scheme));
     Ok(())
 }
 

@@ -73,7 +73,9 @@ fn heads(cx: &mut NodeCx<'_, '_>, x: ValueId, count: Option<i64>) -> Res<ValueId
         ([_, _, _, _], _) => Ok(x),
         ([b, t, hidden], Some(count)) if count > 0 => {
             let count = Dim::int(count);
-            let Some(size) = hidden.exact_div(&count) else { return invalid(format!("{count} heads do not divide {hidden}")) };
+            let Some(size) = hidden.exact_div(&count) else {
+                return invalid(format!("{count} heads do not divide {hidden}"));
+            };
             let mut s = cx.scope();
             let split = s.reshape(x, &[b.clone(), t.clone(), count, size])?;
             Ok(s.permute(split, &[0, 2, 1, 3])?)
@@ -271,7 +273,9 @@ pub(super) fn rotary(cx: &mut NodeCx<'_, '_>) -> Outputs {
         n if n > 0 => Dim::int(n),
         n => return invalid(format!("rotary_embedding_dim is {n}")),
     };
-    let Some(half) = turned.exact_div(&Dim::Const(2)) else { return invalid(format!("{turned} features are no pairs")) };
+    let Some(half) = turned.exact_div(&Dim::Const(2)) else {
+        return invalid(format!("{turned} features are no pairs"));
+    };
     let mut s = cx.scope();
     let mut angle = |table: ValueId| -> Res<ValueId> {
         let table = match positions {

@@ -77,7 +77,8 @@ pub(super) fn scan(cx: &mut NodeCx<'_, '_>) -> Outputs {
     let body = cx.body("body")?;
     let inputs = cx.values()?;
     let scanned = cx.int("num_scan_inputs", 0)?;
-    let Some(states) = usize::try_from(scanned).ok().filter(|n| *n > 0).and_then(|n| inputs.len().checked_sub(n)) else {
+    let Some(states) = usize::try_from(scanned).ok().filter(|n| *n > 0).and_then(|n| inputs.len().checked_sub(n))
+    else {
         return invalid(format!("num_scan_inputs is {scanned}"));
     };
     let n_out = body.output.len().checked_sub(states);
@@ -158,10 +159,11 @@ pub(super) fn repeat(cx: &mut NodeCx<'_, '_>) -> Outputs {
         given.push(Operand::Value(cx.graph().add_const(yes)));
         given.extend(carried);
         let results = cx.importer.inline(&body, &opsets, &given)?;
-        going = match cx.importer.known(&results[0]).and_then(|k| k.elems.first().and_then(super::known::Scalar::as_int)) {
-            Some(v) => v != 0,
-            None => return unsupported("a condition that depends on data"),
-        };
+        going =
+            match cx.importer.known(&results[0]).and_then(|k| k.elems.first().and_then(super::known::Scalar::as_int)) {
+                Some(v) => v != 0,
+                None => return unsupported("a condition that depends on data"),
+            };
         carried = results[1..=states].to_vec();
         for (list, operand) in collected.iter_mut().zip(&results[states + 1..]) {
             list.push(cx.importer.materialize(operand)?);

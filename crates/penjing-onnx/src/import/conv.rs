@@ -87,6 +87,39 @@ pub(super) fn conv_transpose(cx: &mut NodeCx<'_, '_>) -> Outputs {
     cx.emit(Op::ConvTranspose { spec, output_pad }, &inputs)
 }
 
+/// `CausalConvWithState`: a depthwise convolution over the past and the input; the last steps are the next past.
+pub(super) fn causal_conv(cx: &mut NodeCx<'_, '_>) -> Outputs {
+    let (x, w, bias, past) = (cx.value(0)?, cx.value(1)?, cx.optional(2)?, cx.optional(3)?);
+    let kernel = kernel_of(cx, w)?;
+    let dims = cx.fact(x).shape;
+    let ([_, channels, steps], [k]) = (dims.as_slice(), kernel.as_slice()) else {
+        return invalid("x and its weight need 3 axes");
+    };
+    let Some(groups) = channels.as_const() else { return unsupported("a symbolic number of channels") };
+    let silu = match cx.string("activation", "none")?.as_str() {
+        "none" => false,
+        "silu" | "swish" => true,
+        other => return invalid(format!("activation is '{other}'")),
+    };
+    let mut s = cx.scope();
+    let padded = match past {
+        Some(past) => s.concat(&[past, x], 2)?,
+        None => {
+            let mode = penjing_ir::PadMode::Constant(penjing_ir::Real(0.0));
+            s.op(Op::Pad { before: vec![0, 0, k - 1], after: vec![0; 3], mode }, &[x])?
+        }
+    };
+    let mut y = s.conv(padded, w, bias, ConvSpec { groups, ..ConvSpec::unit(1) })?;
+    if silu {
+        let dtype = s.fact(y).dtype;
+        let wide = s.cast(y, DType::F32)?;
+        let active = s.unary(penjing_ir::Unary::Silu, wide)?;
+        y = s.cast(active, dtype)?;
+    }
+    let state = s.slice(padded, 2, steps.clone(), k - 1)?;
+    Ok(vec![Operand::Value(y), Operand::Value(state)])
+}
+
 /// The geometry of a convolution with this kernel.
 pub(super) fn conv_spec(cx: &NodeCx<'_, '_>, x: ValueId, kernel: &[usize]) -> Res<ConvSpec> {
     let rank = kernel.len();

@@ -97,7 +97,8 @@ impl<'m> Importer<'m> {
         let mut names = BTreeMap::new();
         for proto in &graph.initializer {
             let tensor = tensor_from_proto(proto, &self.file.files)?;
-            let value = self.initializer(&proto.name, tensor, slots.get(&proto.name).copied(), declared.get(&proto.name));
+            let value =
+                self.initializer(&proto.name, tensor, slots.get(&proto.name).copied(), declared.get(&proto.name));
             define(&mut names, &proto.name, Operand::Value(value))?;
         }
         let graph_so_far = mem::take(&mut self.model.graph);
@@ -348,7 +349,13 @@ impl<'m> Importer<'m> {
 
     /// An initializer as a state or a constant. What Penjing itself wrote into the file goes before what the slots say, and
     /// the caller's choice before both.
-    fn initializer(&mut self, name: &str, tensor: Tensor, slot: Option<Slot>, declared: Option<&(Role, bool)>) -> ValueId {
+    fn initializer(
+        &mut self,
+        name: &str,
+        tensor: Tensor,
+        slot: Option<Slot>,
+        declared: Option<&(Role, bool)>,
+    ) -> ValueId {
         let matches = |regex: &Option<regex::Regex>| regex.as_ref().is_some_and(|r| r.is_match(name));
         let (train, freeze) = (matches(&self.options.train), matches(&self.options.freeze));
         let float = tensor.dtype().is_float();
@@ -403,7 +410,9 @@ impl<'m> Importer<'m> {
             if let Some(bound) = self.options.bind_inputs.get(&info.name) {
                 return Ok(Fact::of(bound).with_dtype(dtype));
             }
-            return Err(OnnxError::UnsupportedModel { why: format!("input '{}' does not declare its rank", info.name) });
+            return Err(OnnxError::UnsupportedModel {
+                why: format!("input '{}' does not declare its rank", info.name),
+            });
         };
         let dims = shape.dim.iter().enumerate().map(|(axis, dim)| {
             let unnamed = format!("{}_{axis}", info.name);
@@ -462,7 +471,9 @@ impl<'m> Importer<'m> {
     fn check_options(&self, graph: &GraphProto) -> Result<(), OnnxError> {
         for name in self.options.bind_inputs.keys() {
             if !graph.input.iter().any(|i| i.name == *name) {
-                return Err(OnnxError::Option { why: format!("bind_inputs names '{name}', which is no input of the model") });
+                return Err(OnnxError::Option {
+                    why: format!("bind_inputs names '{name}', which is no input of the model"),
+                });
             }
         }
         Ok(())

@@ -50,7 +50,13 @@ impl<'a> Functions<'a> {
         Ok(out)
     }
 
-    fn push(&self, proto: NodeProto, opsets: &Rc<Opsets>, depth: usize, out: &mut Vec<FlatNode>) -> Result<(), OnnxError> {
+    fn push(
+        &self,
+        proto: NodeProto,
+        opsets: &Rc<Opsets>,
+        depth: usize,
+        out: &mut Vec<FlatNode>,
+    ) -> Result<(), OnnxError> {
         let label = label(&proto);
         let key = (plain(&proto.domain), proto.op_type.as_str(), proto.overload.as_str());
         let Some(function) = self.table.get(&key) else {
@@ -142,7 +148,8 @@ impl<'a> Renaming<'a> {
         out.input.iter_mut().chain(&mut out.output).for_each(|name| *name = self.value(name));
         let label = if node.name.is_empty() { &node.op_type } else { &node.name };
         out.name = format!("{}{label}", self.prefix);
-        out.attribute = node.attribute.iter().filter_map(|a| self.attribute(a).transpose()).collect::<Result<_, _>>()?;
+        out.attribute =
+            node.attribute.iter().filter_map(|a| self.attribute(a).transpose()).collect::<Result<_, _>>()?;
         Ok(out)
     }
 

@@ -240,4 +240,3 @@ pub(super) fn det(cx: &mut NodeCx<'_, '_>) -> Outputs {
     }
     sum.map(one).ok_or_else(|| super::node::Fault::Invalid("an empty matrix".into()))
 }
-

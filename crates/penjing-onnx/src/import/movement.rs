@@ -100,12 +100,16 @@ pub(super) fn split(cx: &mut NodeCx<'_, '_>) -> Outputs {
     let x = cx.value(0)?;
     let dims = cx.fact(x).shape;
     let axis = cx.axis(cx.int("axis", 0)?, dims.len())?;
-    let sizes = if cx.has(1) { Some(cx.dims_of(1, "split")?) } else { cx.ints("split")?.map(|v| v.into_iter().map(Dim::int).collect()) };
+    let sizes = if cx.has(1) {
+        Some(cx.dims_of(1, "split")?)
+    } else {
+        cx.ints("split")?.map(|v| v.into_iter().map(Dim::int).collect())
+    };
     let parts = cx.int("num_outputs", cx.node.proto.output.len() as i64)?;
     let sizes: Vec<Dim> = match sizes {
         Some(sizes) => sizes,
         None => {
-            if parts < 1 || parts > 1 << 16 {
+            if !(1..=1 << 16).contains(&parts) {
                 return invalid(format!("num_outputs is {parts}"));
             }
             let (n, parts) = (&dims[axis], Dim::int(parts));
@@ -305,7 +309,11 @@ pub(super) fn trilu(cx: &mut NodeCx<'_, '_>) -> Outputs {
     let columns = s.op(Op::Iota { shape: matrix, axis: 1, dtype: DType::I64 }, &[])?;
     let diagonal = s.scalar(DType::I64, k);
     let edge = s.add(rows, diagonal)?;
-    let kept = if upper { s.compare(Compare::LessEqual, edge, columns)? } else { s.compare(Compare::LessEqual, columns, edge)? };
+    let kept = if upper {
+        s.compare(Compare::LessEqual, edge, columns)?
+    } else {
+        s.compare(Compare::LessEqual, columns, edge)?
+    };
     let zero = s.scalar(dtype, 0.0);
     Ok(one(s.select(kept, x, zero)?))
 }
@@ -373,7 +381,9 @@ pub(super) fn constant_of_shape(cx: &mut NodeCx<'_, '_>) -> Outputs {
         && let Some(count) = penjing_tensor::element_count(&shape).filter(|&n| n <= super::known::MAX_KNOWN)
         && let Some(known) = super::known::Known::of(&value)
     {
-        return Ok(vec![super::known::Known { dtype: known.dtype, elems: vec![known.elems[0].clone(); count], shape }.into()]);
+        return Ok(vec![
+            super::known::Known { dtype: known.dtype, elems: vec![known.elems[0].clone(); count], shape }.into(),
+        ]);
     }
     let scalar = value.reshape(&[]).map_err(|e| Fault::Invalid(e.to_string()))?;
     let v = cx.graph().add_const(scalar);

@@ -125,7 +125,9 @@ impl NodeCx<'_, '_> {
     pub(super) fn ints_of(&self, i: usize, slot: &str) -> Res<Vec<i64>> {
         let dims = self.dims_of(i, slot)?;
         dims.iter()
-            .map(|d| d.as_int().ok_or_else(|| Fault::Unsupported(format!("{slot} depends on the dimension {d}; bind it"))))
+            .map(|d| {
+                d.as_int().ok_or_else(|| Fault::Unsupported(format!("{slot} depends on the dimension {d}; bind it")))
+            })
             .collect()
     }
 

@@ -127,7 +127,21 @@ fn read(cx: &mut NodeCx<'_, '_>, cell: Cell) -> Res<Recurrence> {
     let lens = lengths(cx, &fact.shape[0])?;
     let peephole = if cell == Cell::Lstm { cx.optional(7)? } else { None };
     let linear_before_reset = cx.flag("linear_before_reset", 0)?;
-    Ok(Recurrence { cell, direction, x, w, r, bias, h0, c0, peephole, lens, activations, linear_before_reset, batch_first })
+    Ok(Recurrence {
+        cell,
+        direction,
+        x,
+        w,
+        r,
+        bias,
+        h0,
+        c0,
+        peephole,
+        lens,
+        activations,
+        linear_before_reset,
+        batch_first,
+    })
 }
 
 /// Lengths of the sequences; `None` when all run over the whole time axis.

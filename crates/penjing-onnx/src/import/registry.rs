@@ -157,6 +157,7 @@ const TABLE: &[(&str, &str, ImportFn)] = &[
     ("", "MatMul", matmul::matmul),
     ("", "MatMulInteger", matmul::matmul_integer),
     // ---- conv ----
+    ("", "CausalConvWithState", conv::causal_conv),
     ("", "Conv", conv::conv),
     ("", "ConvInteger", conv::conv_integer),
     ("", "ConvTranspose", conv::conv_transpose),

@@ -131,8 +131,8 @@ fn slot_of(node: &NodeProto, i: usize, makers: &BTreeMap<&str, &NodeProto>) -> O
 fn moved(node: &NodeProto) -> usize {
     match node.op_type.as_str() {
         "Concat" => node.input.len(),
-        "Identity" | "Transpose" | "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" | "Cast" | "Slice" | "Split" | "Expand"
-        | "QuantizeLinear" | "DequantizeLinear" => node.input.len().min(1),
+        "Identity" | "Transpose" | "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" | "Cast" | "Slice" | "Split"
+        | "Expand" | "QuantizeLinear" | "DequantizeLinear" => node.input.len().min(1),
         _ => 0,
     }
 }

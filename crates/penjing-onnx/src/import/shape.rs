@@ -105,7 +105,9 @@ pub(super) fn reshaped(cx: &NodeCx<'_, '_>, shape: &[Dim]) -> Res<Vec<Dim>> {
         None if total.as_int().is_some() && rest.as_int().is_some() => {
             return invalid(format!("{total} elements do not divide into {rest}"));
         }
-        None => return unsupported(format!("whether {total} elements divide by {rest} is not known; bind the dimensions")),
+        None => {
+            return unsupported(format!("whether {total} elements divide by {rest} is not known; bind the dimensions"));
+        }
     };
     Ok(out)
 }
@@ -113,7 +115,8 @@ pub(super) fn reshaped(cx: &NodeCx<'_, '_>, shape: &[Dim]) -> Res<Vec<Dim>> {
 /// The ranges of a `Slice` of a value with these extents.
 pub(super) fn slice_ranges(cx: &NodeCx<'_, '_>, shape: &[Dim]) -> Res<Vec<SliceRange>> {
     let (starts, ends, axes, steps) = if cx.opset < 10 {
-        let ints = |name: &str| -> Res<Option<Vec<Dim>>> { Ok(cx.ints(name)?.map(|v| v.into_iter().map(Dim::int).collect()))};
+        let ints =
+            |name: &str| -> Res<Option<Vec<Dim>>> { Ok(cx.ints(name)?.map(|v| v.into_iter().map(Dim::int).collect())) };
         (ints("starts")?, ints("ends")?, cx.ints("axes")?, None)
     } else {
         let optional = |i: usize, slot: &str| if cx.has(i) { cx.ints_of(i, slot).map(Some) } else { Ok(None) };

@@ -48,7 +48,8 @@ pub(crate) fn run(ctx: &Context, args: &BenchArgs) -> Result<()> {
     let loaded = load_shaped(ctx, &args.model, &RoleArgs::default(), &args.shape)?;
     let mut bound = bindings(&loaded.model, &args.shape)?;
     bind_batch(&loaded.model, &mut bound, args.batch);
-    let model = if args.train { training_step(&loaded.model, &config())? } else { optimize_for_inference(&loaded.model)? };
+    let model =
+        if args.train { training_step(&loaded.model, &config())? } else { optimize_for_inference(&loaded.model)? };
     let mut session = Session::new(ctx.target)?;
     let id = session.load(lower(&model, &bound, &ctx.target)?)?;
     let load_ms = start.elapsed().as_secs_f64() * 1e3;

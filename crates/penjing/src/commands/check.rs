@@ -12,9 +12,9 @@ use clap::Args;
 use penjing_exec::{Outputs, Target};
 use penjing_ir::Model;
 use penjing_onnx::{
-    ImportOptions, ModelFile, OnnxError, TestCase, TestDataSet,
+    ImportOptions, ModelFile, OnnxError, TestCase, TestDataSet, import,
     proto::{GraphProto, ValueInfoProto, ValueType},
-    import, read_model, read_test_case, read_test_tensor,
+    read_model, read_test_case, read_test_tensor,
 };
 use penjing_tensor::Tensor;
 use serde::Serialize;
@@ -55,7 +55,10 @@ struct Reason {
 /// Why a case did not pass.
 enum Refusal {
     /// A valid model asks for what Penjing lacks; `op` is what the counts go by.
-    Unsupported { op: String, reason: String },
+    Unsupported {
+        op: String,
+        reason: String,
+    },
     Failed(String),
 }
 
@@ -191,7 +194,8 @@ fn run_set(
     let model = import_with(file, &mut inputs)?;
     inputs.retain(|name, _| model.graph.input(name).is_some());
     let failed = |engine: &str, e: penjing_train::TrainError| Refusal::Failed(format!("{engine}: {e}"));
-    let mut runs = vec![("reference interpreter", interpret(&model, &inputs).map_err(|e| failed("reference interpreter", e))?)];
+    let mut runs =
+        vec![("reference interpreter", interpret(&model, &inputs).map_err(|e| failed("reference interpreter", e))?)];
     match run_program(&model, &inputs, target) {
         Ok(outputs) => runs.push(("executor", outputs)),
         Err(e) if needs_interpreter(&e) => {}
@@ -233,7 +237,9 @@ fn compare(graph: &GraphProto, set: &TestDataSet, runs: &[(&str, Outputs)], case
 
 /// The declaration of the value that a file belongs to.
 fn slot<'a>(infos: &'a [ValueInfoProto], k: usize, path: &Path) -> Result<&'a ValueInfoProto, Refusal> {
-    infos.get(k).ok_or_else(|| Refusal::Failed(format!("{}: the graph has only {} of them", path.display(), infos.len())))
+    infos
+        .get(k)
+        .ok_or_else(|| Refusal::Failed(format!("{}: the graph has only {} of them", path.display(), infos.len())))
 }
 
 impl From<OnnxError> for Refusal {

@@ -84,6 +84,7 @@ pub(crate) fn run(ctx: &Context, args: &PruneArgs) -> Result<()> {
         "training": args.training, "roles": args.roles.recipe(),
     });
     let (command, out) = ("prune", args.output.as_path());
-    let run = Run { command, recipe, loaded: &loaded, data: data.as_ref(), steps, plan_hash, model: &model, out, bytes };
+    let run =
+        Run { command, recipe, loaded: &loaded, data: data.as_ref(), steps, plan_hash, model: &model, out, bytes };
     run.finish(ctx, args.training.run.as_deref())
 }

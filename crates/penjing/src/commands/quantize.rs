@@ -72,7 +72,8 @@ pub(crate) fn run(ctx: &Context, args: &QuantizeArgs) -> Result<()> {
     let mut steps = vec![StepRecord { action: "quantize".into(), name: "int8".into(), metrics, wall_s }];
     let mut plan_hash = String::new();
     if args.qat_epochs > 0 {
-        let (trained, step) = run_training(ctx, &model, &data, &args.training, args.qat_epochs, "quantization-aware training")?;
+        let (trained, step) =
+            run_training(ctx, &model, &data, &args.training, args.qat_epochs, "quantization-aware training")?;
         (model, plan_hash) = (trained.model, trained.plan_hash);
         steps.push(step);
     }
@@ -83,7 +84,8 @@ pub(crate) fn run(ctx: &Context, args: &QuantizeArgs) -> Result<()> {
         "qat_epochs": args.qat_epochs, "skip": args.skip, "training": args.training, "roles": args.roles.recipe(),
     });
     let (command, out) = ("quantize", args.output.as_path());
-    let run = Run { command, recipe, loaded: &loaded, data: Some(&data), steps, plan_hash, model: &quantized, out, bytes };
+    let run =
+        Run { command, recipe, loaded: &loaded, data: Some(&data), steps, plan_hash, model: &quantized, out, bytes };
     run.finish(ctx, args.training.run.as_deref())
 }
 

@@ -66,8 +66,8 @@ pub(crate) fn run(ctx: &Context, args: &RunArgs) -> Result<()> {
     let (loaded, bound) = load_file(&args.model, &RoleArgs::default(), &args.shape, &inputs)?;
     inputs.retain(|name, _| !bound.contains(name));
     check_shapes(&loaded.model, &args.shape, &inputs)?;
-    let outputs = execute(&loaded.model, &inputs, ctx.target)
-        .with_context(|| format!("cannot run {}", args.model.display()))?;
+    let outputs =
+        execute(&loaded.model, &inputs, ctx.target).with_context(|| format!("cannot run {}", args.model.display()))?;
     let files = match &args.output {
         Some(folder) => write(folder, &outputs)?,
         None => vec![None; outputs.len()],
@@ -78,7 +78,10 @@ pub(crate) fn run(ctx: &Context, args: &RunArgs) -> Result<()> {
         .map(|((name, t), file)| json!({ "name": name, "dtype": t.dtype().name(), "shape": t.shape(), "file": file }))
         .collect();
     ctx.emit(&json!({ "outputs": described }), || {
-        outputs.iter().map(|(name, t)| format!("{name}: {}{:?} {}\n", t.dtype().name(), t.shape(), first_values(t))).collect()
+        outputs
+            .iter()
+            .map(|(name, t)| format!("{name}: {}{:?} {}\n", t.dtype().name(), t.shape(), first_values(t)))
+            .collect()
     })
 }
 
@@ -129,7 +132,11 @@ fn file_name(name: &str, taken: &mut BTreeSet<String>) -> String {
 fn first_values(t: &Tensor) -> String {
     const SHOWN: usize = 6;
     let values = t.to_f64s();
-    let shown: Vec<String> = values.iter().take(SHOWN).map(|v| format!("{v:.6}").trim_end_matches('0').trim_end_matches('.').into()).collect();
+    let shown: Vec<String> = values
+        .iter()
+        .take(SHOWN)
+        .map(|v| format!("{v:.6}").trim_end_matches('0').trim_end_matches('.').into())
+        .collect();
     format!("[{}{}]", shown.join(", "), if values.len() > SHOWN { ", …" } else { "" })
 }
 

@@ -42,7 +42,8 @@ pub(crate) fn run(ctx: &Context, args: &DemoArgs) -> Result<()> {
     let start = Instant::now();
     fs::create_dir_all(&args.out).with_context(|| format!("cannot make the folder {}", args.out.display()))?;
     let held_out = Dataset::open("digits:heldout")?;
-    let trainer = Trainer::new(ctx, Dataset::open("digits:train")?, if args.quick { Length::Quick } else { Length::Full });
+    let trainer =
+        Trainer::new(ctx, Dataset::open("digits:train")?, if args.quick { Length::Quick } else { Length::Full });
     let mut story = Story { ctx, out: &args.out, held_out: &held_out, variants: Vec::new(), logits: Vec::new() };
 
     let (dense, loss) = trainer.dense("dense", 1)?;
@@ -81,7 +82,11 @@ impl Story<'_> {
         let path = self.out.join(&file);
         let bytes = save_silently(model, &path)?;
         let Measured { accuracy, logits, summary, bench } = measure(self.ctx, &path, self.held_out)?;
-        say(&format!("{name}: {:.2} % of the held-out digits, {bytes} bytes, {:.3} ms", 100.0 * accuracy, bench.median_ms));
+        say(&format!(
+            "{name}: {:.2} % of the held-out digits, {bytes} bytes, {:.3} ms",
+            100.0 * accuracy,
+            bench.median_ms
+        ));
         self.logits.push((format!("logits_{name}"), logits));
         self.variants.push(VariantRecord {
             name: name.into(),

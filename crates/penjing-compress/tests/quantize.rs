@@ -1,0 +1,167 @@
+//! From a float model over fake quantization to QDQ, against the reference interpreter and against the formulas.
+
+use penjing_compress::{
+    prune::{PruneConfig, Scope as Compared, prune},
+    quantize::{QuantizeConfig, Range, activations, place_fake_quant, to_qdq},
+};
+use penjing_ir::{ConvSpec, Dim, Fact, Model, Op, PoolKind, PoolSpec, Real, Role, Scope, Stage, ValueId, verify};
+use penjing_reference::{Precision, run};
+use penjing_tensor::{DType, Rng, Tensor};
+use std::collections::BTreeMap;
+
+fn random(name: &str, shape: &[usize]) -> Tensor {
+    let rng = Rng::new(1, name, 0);
+    let n: usize = shape.iter().product();
+    Tensor::from_vec(shape, (0..n as u64).map(|i| rng.normal(i)).collect()).unwrap()
+}
+
+/// BatchNorm's gain: one channel as it is, one turned, one switched off, one small.
+const GAIN: [f32; 4] = [1.5, -0.7, 0.0, 0.01];
+
+/// x: [N, 2, 6, 6] → conv a → batch norm → ReLU → conv b, added to the ReLU's result → max pool → linear [N, 5].
+fn network() -> Model {
+    let mut m = Model::new("m");
+    let n = Dim::sym("N");
+    let x = m.graph.add_input("x", Fact { dtype: DType::F32, shape: vec![n.clone(), 2.into(), 6.into(), 6.into()] });
+    let a = m.add_weight("a.weight", random("a", &[4, 2, 3, 3]));
+    let b = m.add_weight("b.weight", random("b", &[4, 4, 3, 3]));
+    let b_bias = m.add_weight("b.bias", random("b.bias", &[4]));
+    let fc = m.add_weight("fc.weight", random("fc", &[5, 36]));
+    let fc_bias = m.add_weight("fc.bias", random("fc.bias", &[5]));
+    let gain = m.add_weight("bn.weight", Tensor::from_vec(&[4], GAIN.to_vec()).unwrap());
+    let shift = m.add_weight("bn.bias", random("shift", &[4]));
+    let mean = m.add_state("bn.mean", Role::Buffer, false, random("mean", &[4]));
+    let var = m.add_state("bn.var", Role::Buffer, false, Tensor::from_vec(&[4], vec![0.5f32, 2.0, 1.0, 4.0]).unwrap());
+    let spec = ConvSpec { pads: vec![(1, 1); 2], ..ConvSpec::unit(2) };
+    let pool = PoolSpec { kernel: vec![2, 2], strides: vec![2, 2], pads: vec![(0, 0); 2], dilations: vec![1, 1], ceil: false };
+    let mut s = Scope::new(&mut m.graph, "net");
+    let h = s.conv(x, a, None, spec.clone()).unwrap();
+    let h = s.op(Op::BatchNorm { eps: Real(1e-5), momentum: Real(0.9) }, &[h, gain, shift, mean, var]).unwrap();
+    let h = s.relu(h).unwrap();
+    let side = s.conv(h, b, Some(b_bias), spec).unwrap();
+    let h = s.add(h, side).unwrap();
+    let h = s.op(Op::Pool { kind: PoolKind::Max, spec: pool }, &[h]).unwrap();
+    let h = s.reshape(h, &[n, 36.into()]).unwrap();
+    let y = s.linear(h, fc, Some(fc_bias)).unwrap();
+    m.graph.add_output("y", y);
+    m
+}
+
+fn inputs() -> BTreeMap<String, Tensor> {
+    BTreeMap::from([("x".to_string(), random("x", &[3, 2, 6, 6]))])
+}
+
+/// Fake quantization on the ranges that the inputs give.
+fn fake_quantized(model: &Model, config: &QuantizeConfig) -> Model {
+    let values = activations(model, config);
+    let tensors = penjing_reference::run_values(model, &inputs(), &BTreeMap::new(), Precision::Declared, &values).unwrap();
+    let range = |t: &Tensor| t.to_f64s().iter().fold(Range::EMPTY, |r, &v| r.union(Range { min: v as f32, max: v as f32 }));
+    let ranges = values.into_iter().zip(tensors.iter().map(range)).collect();
+    let mut fake = model.clone();
+    place_fake_quant(&mut fake, config, &ranges).unwrap();
+    verify(&fake, Stage::Canonical).unwrap();
+    fake
+}
+
+fn output(model: &Model) -> Vec<f64> {
+    run(model, &inputs(), &BTreeMap::new(), Precision::Declared).unwrap().outputs["y"].to_f64s()
+}
+
+fn count(model: &Model, is: impl Fn(&Op) -> bool) -> usize {
+    model.graph.nodes().iter().filter(|n| is(&n.op)).count()
+}
+
+/// The float content of a product's operand: what its `Dequantize` gives.
+fn dequantized(model: &Model, v: ValueId) -> Tensor {
+    let node = model.graph.node(model.graph.producer(v).unwrap());
+    let operands: Vec<&Tensor> = node.inputs.iter().map(|&i| &**model.graph.as_const(i).unwrap()).collect();
+    assert!(matches!(node.op, Op::Dequantize(_)));
+    penjing_reference::eval_op(&node.op, &operands).unwrap().remove(0)
+}
+
+#[test]
+fn qdq_answers_as_fake_quantization_does() {
+    let fake = fake_quantized(&network(), &QuantizeConfig::default());
+    assert_eq!(count(&fake, |op| matches!(op, Op::FakeQuant(_))), 6);
+    let qdq = to_qdq(&fake).unwrap();
+    verify(&qdq, Stage::Canonical).unwrap();
+    assert_eq!(count(&qdq, |op| matches!(op, Op::FakeQuant(_) | Op::BatchNorm { .. })), 0);
+    assert_eq!(count(&qdq, |op| matches!(op, Op::Quantize(_))), 3);
+    // Three activations, three weights, three biases, one of them made of the batch normalization.
+    assert_eq!(count(&qdq, |op| matches!(op, Op::Dequantize(_))), 9);
+    let (float, fake, qdq) = (output(&network()), output(&fake), output(&qdq));
+    let worst = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    let rounding = worst(&float, &fake);
+    assert!(rounding > 0.0 && worst(&fake, &qdq) < 0.1 * rounding, "{} of {rounding}", worst(&fake, &qdq));
+}
+
+/// Weight and bias of the folded convolution by the formula, with the rounding of the weight before the gain.
+#[test]
+fn batch_norm_keeps_the_codes_of_the_weight() {
+    let model = network();
+    let qdq = to_qdq(&fake_quantized(&model, &QuantizeConfig::default())).unwrap();
+    let conv = qdq.graph.nodes().iter().find(|n| matches!(n.op, Op::Conv(_))).unwrap();
+    let (have, bias) = (dequantized(&qdq, conv.inputs[1]).to_f64s(), dequantized(&qdq, conv.inputs[2]).to_f64s());
+    let state = |name: &str| model.state(model.find_state(name).unwrap()).init.to_f64s();
+    let (w, shift, mean, var) = (state("a.weight"), state("bn.bias"), state("bn.mean"), state("bn.var"));
+    for c in 0..4 {
+        let gain = f64::from(GAIN[c]) / (var[c] + 1e-5).sqrt();
+        let row = &w[c * 18..][..18];
+        let scale = row.iter().fold(0.0f64, |m, v| m.max(v.abs())) / 127.0;
+        for (have, w) in have[c * 18..][..18].iter().zip(row) {
+            let want = (w / scale).round() * scale * gain;
+            assert!((have - want).abs() <= 1e-5 * want.abs() + 1e-9, "channel {c}: {have}, {want}");
+        }
+        let want = shift[c] - mean[c] * gain;
+        assert!((bias[c] - want).abs() < 1e-2 * want.abs(), "channel {c}: {}, {want}", bias[c]);
+    }
+}
+
+/// A channel without weights still has its bias, although no scale follows from its weights.
+#[test]
+fn a_channel_of_zeros_keeps_its_bias() {
+    let mut model = network();
+    for name in ["b.weight", "fc.weight"] {
+        let id = model.find_state(name).unwrap();
+        let mut w = (*model.state(id).init).clone();
+        w.as_mut_slice::<f32>().unwrap()[..36].fill(0.0);
+        model.states[id.index()].init = w.into();
+    }
+    let fake = fake_quantized(&model, &QuantizeConfig::default());
+    let (want, have) = (output(&fake), output(&to_qdq(&fake).unwrap()));
+    let bias = model.state(model.find_state("fc.bias").unwrap()).init.to_f64s()[0];
+    for row in 0..3 {
+        assert!((want[row * 5] - bias).abs() < 1e-6);
+        assert!((have[row * 5] - bias).abs() < 1e-2 * bias.abs(), "{} for {bias}", have[row * 5]);
+    }
+}
+
+#[test]
+fn masks_survive_as_zero_codes() {
+    let mut model = network();
+    prune(&mut model, &PruneConfig { sparsity: 0.5, scope: Compared::Layer }).unwrap();
+    let qdq = to_qdq(&fake_quantized(&model, &QuantizeConfig::default())).unwrap();
+    assert!(qdq.states.iter().all(|s| s.role != Role::Mask));
+    for name in ["a", "b", "fc"] {
+        let mask = model.state(model.find_state(&format!("{name}.weight.mask")).unwrap()).init.to_f64s();
+        let named = |v: &ValueId| qdq.graph.value(*v).name == format!("{name}.weight");
+        let codes = qdq.graph.value_ids().filter(named).find_map(|v| qdq.graph.as_const(v)).unwrap();
+        assert_eq!(codes.dtype(), DType::I8);
+        assert!(codes.to_f64s().iter().zip(&mask).all(|(q, m)| *m != 0.0 || *q == 0.0), "{name}");
+    }
+}
+
+#[test]
+fn skipped_products_stay_in_float() {
+    let model = network();
+    let first = model.graph.nodes().iter().find(|n| matches!(n.op, Op::Conv(_))).unwrap().name.clone();
+    // The name of the first convolution is a prefix of the second's.
+    let config = QuantizeConfig { skip: vec![first] };
+    let qdq = to_qdq(&fake_quantized(&model, &config)).unwrap();
+    assert_eq!(count(&qdq, |op| matches!(op, Op::BatchNorm { .. })), 1);
+    assert_eq!(count(&qdq, |op| matches!(op, Op::Quantize(_))), 1);
+    verify(&qdq, Stage::Canonical).unwrap();
+    let everything = QuantizeConfig { skip: vec!["net".into()] };
+    let nothing = place_fake_quant(&mut network(), &everything, &BTreeMap::new());
+    assert!(nothing.is_err());
+}

@@ -1,0 +1,173 @@
+//! Integer products and the ways between F32 and int8.
+
+use super::{
+    Call, Kernel, RunError, Site,
+    conv::{clamp, shape},
+    site::around,
+};
+use penjing_ir::{Activation, ConvSpec, MachineOp, Op, QuantScheme};
+use penjing_kernels::{
+    KernelError,
+    gemm::Clamp,
+    int8::{
+        Bytes, BytesMut, Grid, Limits, PackedConvI8, PackedI8, QEpilogue, QOut, QTensor, Scales, WeightLayout,
+        dequantize, fake_quant, qconv, qgemm, quantize,
+    },
+};
+use penjing_tensor::DType;
+
+/// Views of a fused product, in the order of its operands without the weight.
+const X: usize = 0;
+const X_SCALE: usize = 1;
+const X_ZERO: usize = 2;
+const W_SCALE: usize = 3;
+const BIAS: usize = 4;
+const OUT_SCALE: usize = 5;
+const OUT_ZERO: usize = 6;
+/// The operand that is packed ahead.
+const WEIGHT: usize = 3;
+
+pub(super) fn select(site: &Site, op: &Op) -> Option<Kernel> {
+    match op {
+        Op::Machine(MachineOp::QConv { spec, act, out }) => conv(site, spec, act, out.as_ref()),
+        Op::Machine(MachineOp::QMatMul { trans_b, act, out }) => matmul(site, *trans_b, act, out.as_ref()),
+        Op::Quantize(scheme) | Op::Dequantize(scheme) | Op::FakeQuant(scheme) => convert(site, op, scheme),
+        _ => None,
+    }
+}
+
+fn conv(site: &Site, spec: &ConvSpec, act: &Activation, out: Option<&QuantScheme>) -> Option<Kernel> {
+    let w = &site.operands[WEIGHT];
+    let shape = shape(spec, &site.operands[X].shape, &w.shape, &site.results[0].shape)?;
+    let packed = PackedConvI8::new(&shape, w.content.as_ref()?.as_slice().ok()?).ok()?;
+    let product = Product::new(site, act, out)?;
+    let kernel = Kernel::call(site, &product.name("conv"), move |call| {
+        product.run(call, |call, x, epilogue, y| qconv(call.ctx, &shape, x, &packed, epilogue, y))
+    });
+    Some(kernel.reading(without_weight(site)))
+}
+
+fn matmul(site: &Site, trans_b: bool, act: &Activation, out: Option<&QuantScheme>) -> Option<Kernel> {
+    let (x, w) = (&site.operands[X].shape, &site.operands[WEIGHT]);
+    let (k, m) = (*x.last()?, x[..x.len() - 1].iter().product());
+    let n = *site.results[0].shape.last()?;
+    let layout = if trans_b { WeightLayout::Transposed } else { WeightLayout::Rows };
+    let packed = PackedI8::new(k, n, w.content.as_ref()?.as_slice().ok()?, layout).ok()?;
+    let product = Product::new(site, act, out)?;
+    let kernel = Kernel::call(site, &product.name("gemm"), move |call| {
+        product.run(call, |call, x, epilogue, y| qgemm(call.ctx, m, x, &packed, epilogue, y))
+    });
+    Some(kernel.reading(without_weight(site)))
+}
+
+fn without_weight(site: &Site) -> Vec<usize> {
+    (0..site.operands.len()).filter(|&i| i != WEIGHT).collect()
+}
+
+/// What convolution and matrix product share.
+struct Product {
+    x: DType,
+    clamp: Clamp,
+    out: Option<(DType, Limits)>,
+}
+
+impl Product {
+    fn new(site: &Site, act: &Activation, out: Option<&QuantScheme>) -> Option<Product> {
+        let out = match out {
+            Some(scheme) => Some((scheme.dtype, limits(scheme)?)),
+            None => None,
+        };
+        let x = site.operands[X].dtype;
+        matches!(x, DType::I8 | DType::U8).then(|| Product { x, clamp: clamp(act), out })
+    }
+
+    fn name(&self, op: &str) -> String {
+        format!("q{}-{}-qc8w-{op}", short(self.x), self.out.map_or("f32".into(), |(d, _)| format!("q{}", short(d))))
+    }
+
+    fn run<'c>(
+        &self,
+        call: &mut Call<'c>,
+        kernel: impl Fn(&Call<'c>, QTensor<'_>, &QEpilogue<'_>, QOut<'_>) -> Result<(), KernelError>,
+    ) -> Result<(), RunError> {
+        let views = &mut call.views;
+        let data = bytes(self.x, views.read(X)?);
+        let x = QTensor { data, scale: first(views.read::<f32>(X_SCALE)?)?, zero: code(self.x, views.read(X_ZERO)?)? };
+        let (w_scale, bias) = (views.read(W_SCALE)?, Some(views.read(BIAS)?));
+        let epilogue = QEpilogue { w_scale, bias, clamp: self.clamp };
+        let y = match self.out {
+            None => QOut::F32(views.write(0)?),
+            Some((dtype, limits)) => {
+                let scale = first(views.read::<f32>(OUT_SCALE)?)?;
+                let grid = Grid { scale, zero: code(dtype, views.read(OUT_ZERO)?)?, limits };
+                match dtype {
+                    DType::I8 => QOut::I8(views.write(0)?, grid),
+                    _ => QOut::U8(views.write(0)?, grid),
+                }
+            }
+        };
+        Ok(kernel(call, x, &epilogue, y)?)
+    }
+}
+
+fn convert(site: &Site, op: &Op, scheme: &QuantScheme) -> Option<Kernel> {
+    let limits = limits(scheme)?;
+    let dtype = scheme.dtype;
+    let inner = match scheme.axis {
+        Some(axis) => around(&site.operands[0].shape, axis)[2],
+        None => site.operands[0].shape.iter().product::<usize>().max(1),
+    };
+    let zeros = move |raw: &[u8]| raw.iter().map(|&z| one_code(dtype, z)).collect::<Vec<i32>>();
+    let code_name = short(dtype);
+    Some(match op {
+        Op::Quantize(_) => Kernel::call(site, &format!("f32-q{code_name}-quantize"), move |call| {
+            let zero = zeros(call.views.read(2)?);
+            let scales = Scales { scale: call.views.read(1)?, zero: &zero, inner };
+            let x = call.views.read(0)?;
+            let y = match dtype {
+                DType::I8 => BytesMut::I8(call.views.write(0)?),
+                _ => BytesMut::U8(call.views.write(0)?),
+            };
+            Ok(quantize(call.ctx, x, scales, limits, y)?)
+        }),
+        Op::Dequantize(_) => Kernel::call(site, &format!("q{code_name}-f32-dequantize"), move |call| {
+            let zero = zeros(call.views.read(2)?);
+            let scales = Scales { scale: call.views.read(1)?, zero: &zero, inner };
+            Ok(dequantize(call.ctx, bytes(dtype, call.views.read(0)?), scales, call.views.write(0)?)?)
+        }),
+        _ => Kernel::call(site, &format!("f32-f32-fake_q{code_name}"), move |call| {
+            let zero = zeros(call.views.read(2)?);
+            let scales = Scales { scale: call.views.read(1)?, zero: &zero, inner };
+            Ok(fake_quant(call.ctx, call.views.read(0)?, scales, limits, call.views.write(0)?)?)
+        }),
+    })
+}
+
+/// The grid's integers when the dtype has a kernel.
+fn limits(scheme: &QuantScheme) -> Option<Limits> {
+    let (lo, hi) = scheme.range();
+    matches!(scheme.dtype, DType::I8 | DType::U8).then_some(Limits { lo: lo as i32, hi: hi as i32 })
+}
+
+fn short(dtype: DType) -> &'static str {
+    if dtype == DType::I8 { "s8" } else { "u8" }
+}
+
+fn bytes(dtype: DType, raw: &[u8]) -> Bytes<'_> {
+    match dtype {
+        DType::I8 => Bytes::I8(penjing_kernels::arena::as_i8(raw)),
+        _ => Bytes::U8(raw),
+    }
+}
+
+fn one_code(dtype: DType, raw: u8) -> i32 {
+    if dtype == DType::I8 { i32::from(raw as i8) } else { i32::from(raw) }
+}
+
+fn code(dtype: DType, raw: &[u8]) -> Result<i32, RunError> {
+    Ok(one_code(dtype, first(raw)?))
+}
+
+fn first<T: Copy>(v: &[T]) -> Result<T, RunError> {
+    v.first().copied().ok_or(RunError::Kernel(KernelError::Geometry { kernel: "qscale", why: "a scalar operand is empty" }))
+}

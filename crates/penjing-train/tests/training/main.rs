@@ -1,0 +1,9 @@
+//! Whole training runs on small networks: what must not change a result, what must stop a run, and what compression must keep.
+
+mod common;
+mod compression;
+mod equivalence;
+mod failures;
+mod metrics;
+mod ranks;
+mod resume;
