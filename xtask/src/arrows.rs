@@ -1,4 +1,4 @@
-//! Which penjing crate may depend on which (DESIGN §3): the table, and the check of one Cargo.toml against it.
+//! Which penjing crate may depend on which (ARCHITECTURE.md, crate map): the table, and the check of one Cargo.toml against it.
 
 use crate::Violation;
 
@@ -125,7 +125,7 @@ pub(crate) fn manifest(path: &str, text: &str) -> Vec<Violation> {
                 } else if to == "penjing-testkit" {
                     "the testkit is for tests only"
                 } else {
-                    "the arrow is not in DESIGN §3, so layers would tangle"
+                    "the arrow is not in ARCHITECTURE.md's crate map, so layers would tangle"
                 },
                 "move the code to the crate where it belongs, or agree on the arrow and add it to xtask/src/arrows.rs",
             ));

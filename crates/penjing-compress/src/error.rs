@@ -12,7 +12,9 @@ use penjing_tensor::TensorError;
 pub enum CompressError {
     #[error("a sparsity of {0} was asked for; it must be at least 0 and less than 1")]
     Sparsity(f64),
-    #[error("the model has no convolution, matrix product or recurrent weight that could be {0}; `inspect` lists what it holds")]
+    #[error(
+        "the model has no convolution, matrix product or recurrent weight that could be {0}; `inspect` lists what it holds"
+    )]
     NothingToDo(&'static str),
     #[error("weight `{name}` holds a value that is not finite; train or load it again before compressing")]
     NotFinite { name: String },

@@ -1,5 +1,7 @@
 //! From a float model over fake quantization to QDQ, against the reference interpreter and against the formulas.
 
+#![allow(clippy::unwrap_used)]
+
 use penjing_compress::{
     prune::{PruneConfig, Scope as Compared, prune},
     quantize::{QuantizeConfig, Range, activations, place_fake_quant, to_qdq},
@@ -33,7 +35,8 @@ fn network() -> Model {
     let mean = m.add_state("bn.mean", Role::Buffer, false, random("mean", &[4]));
     let var = m.add_state("bn.var", Role::Buffer, false, Tensor::from_vec(&[4], vec![0.5f32, 2.0, 1.0, 4.0]).unwrap());
     let spec = ConvSpec { pads: vec![(1, 1); 2], ..ConvSpec::unit(2) };
-    let pool = PoolSpec { kernel: vec![2, 2], strides: vec![2, 2], pads: vec![(0, 0); 2], dilations: vec![1, 1], ceil: false };
+    let pool =
+        PoolSpec { kernel: vec![2, 2], strides: vec![2, 2], pads: vec![(0, 0); 2], dilations: vec![1, 1], ceil: false };
     let mut s = Scope::new(&mut m.graph, "net");
     let h = s.conv(x, a, None, spec.clone()).unwrap();
     let h = s.op(Op::BatchNorm { eps: Real(1e-5), momentum: Real(0.9) }, &[h, gain, shift, mean, var]).unwrap();
@@ -54,8 +57,10 @@ fn inputs() -> BTreeMap<String, Tensor> {
 /// Fake quantization on the ranges that the inputs give.
 fn fake_quantized(model: &Model, config: &QuantizeConfig) -> Model {
     let values = activations(model, config);
-    let tensors = penjing_reference::run_values(model, &inputs(), &BTreeMap::new(), Precision::Declared, &values).unwrap();
-    let range = |t: &Tensor| t.to_f64s().iter().fold(Range::EMPTY, |r, &v| r.union(Range { min: v as f32, max: v as f32 }));
+    let tensors =
+        penjing_reference::run_values(model, &inputs(), &BTreeMap::new(), Precision::Declared, &values).unwrap();
+    let range =
+        |t: &Tensor| t.to_f64s().iter().fold(Range::EMPTY, |r, &v| r.union(Range { min: v as f32, max: v as f32 }));
     let ranges = values.into_iter().zip(tensors.iter().map(range)).collect();
     let mut fake = model.clone();
     place_fake_quant(&mut fake, config, &ranges).unwrap();
@@ -90,9 +95,10 @@ fn qdq_answers_as_fake_quantization_does() {
     // Three activations, three weights, three biases, one of them made of the batch normalization.
     assert_eq!(count(&qdq, |op| matches!(op, Op::Dequantize(_))), 9);
     let (float, fake, qdq) = (output(&network()), output(&fake), output(&qdq));
-    let worst = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
-    let rounding = worst(&float, &fake);
-    assert!(rounding > 0.0 && worst(&fake, &qdq) < 0.1 * rounding, "{} of {rounding}", worst(&fake, &qdq));
+    // A bias that is rounded moves a few activations to the next code, so single results may differ; the mean hardly does.
+    let mean = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).sum::<f64>() / a.len() as f64;
+    let (rounding, difference) = (mean(&float, &fake), mean(&fake, &qdq));
+    assert!(difference < 0.1 * rounding, "{difference} beside {rounding}");
 }
 
 /// Weight and bias of the folded convolution by the formula, with the rounding of the weight before the gain.
@@ -128,11 +134,14 @@ fn a_channel_of_zeros_keeps_its_bias() {
         model.states[id.index()].init = w.into();
     }
     let fake = fake_quantized(&model, &QuantizeConfig::default());
-    let (want, have) = (output(&fake), output(&to_qdq(&fake).unwrap()));
+    let qdq = to_qdq(&fake).unwrap();
+    assert_eq!(count(&qdq, |op| matches!(op, Op::Dequantize(_))), 9, "every bias is on integers");
+    let (want, have) = (output(&fake), output(&qdq));
     let bias = model.state(model.find_state("fc.bias").unwrap()).init.to_f64s()[0];
     for row in 0..3 {
         assert!((want[row * 5] - bias).abs() < 1e-6);
-        assert!((have[row * 5] - bias).abs() < 1e-2 * bias.abs(), "{} for {bias}", have[row * 5]);
+        // Its steps are those of the channel with the largest weights.
+        assert!((have[row * 5] - bias).abs() < 0.1 * bias.abs(), "{} for {bias}", have[row * 5]);
     }
 }
 

@@ -12,9 +12,13 @@ use penjing_tensor::TensorError;
 pub enum ExecError {
     #[error(transparent)]
     Ir(#[from] IrError),
-    #[error("value `{value}` of node `{node}` has the shape {fact}; give its free dimensions, e.g. --shape NAME=1x3x224x224")]
+    #[error(
+        "value `{value}` of node `{node}` has the shape {fact}; give its free dimensions, e.g. --shape NAME=1x3x224x224"
+    )]
     Symbolic { node: String, value: String, fact: Fact },
-    #[error("node `{node}`: its result's extent is known only after it has run, which a static plan cannot hold; the reference interpreter runs such graphs")]
+    #[error(
+        "node `{node}`: its result's extent is known only after it has run, which a static plan cannot hold; the reference interpreter runs such graphs"
+    )]
     Late { node: String },
     #[error("node `{node}`, kernel {kernel}: {source}")]
     Kernel { node: String, kernel: String, source: KernelError },

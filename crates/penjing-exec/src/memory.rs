@@ -87,7 +87,7 @@ mod tests {
             .collect();
         let plan = plan_offsets(&blocks);
         for (i, a) in blocks.iter().enumerate() {
-            assert!(plan.offsets[i] % ALIGN == 0 && plan.offsets[i] + a.bytes <= plan.size);
+            assert!(plan.offsets[i].is_multiple_of(ALIGN) && plan.offsets[i] + a.bytes <= plan.size);
             for (j, b) in blocks.iter().enumerate().skip(i + 1) {
                 let apart =
                     plan.offsets[i] + a.bytes <= plan.offsets[j] || plan.offsets[j] + b.bytes <= plan.offsets[i];

@@ -7,7 +7,7 @@ use crate::{
     schedule::{Schedule, is_alias, schedule},
     select::{Kernel, Run, select},
 };
-use penjing_ir::{Bindings, Fact, Model, NodeId, Source, ValueId, cost};
+use penjing_ir::{Bindings, Fact, Model, NodeId, Source, Stage, ValueId, cost, verify};
 use penjing_tensor::{DType, Tensor};
 use std::{collections::BTreeMap, fmt::Write as _, sync::Arc};
 
@@ -140,6 +140,7 @@ pub fn lower(model: &Model, bindings: &Bindings, target: &Target) -> Result<Prog
     let bound = model.bind(bindings)?;
     check_concrete(&bound)?;
     let fused = fuse(&bound)?;
+    verify(&fused, Stage::Machine)?;
     let schedule = schedule(&fused)?;
     let mut kernels = Vec::with_capacity(schedule.order.len());
     for &id in &schedule.order {
@@ -174,6 +175,15 @@ enum Home {
     Block(usize),
     State(usize),
     Const,
+}
+
+/// A step whose blocks have no offsets yet.
+struct Draft {
+    position: usize,
+    kernel: Kernel,
+    reads: Vec<ValueId>,
+    /// Result, its storage, and the read that it replaces in place.
+    writes: Vec<(ValueId, Home, Option<usize>)>,
 }
 
 struct Planner<'a> {
@@ -253,7 +263,7 @@ impl<'a> Planner<'a> {
             }
         }
 
-        let mut steps: Vec<(usize, Kernel, Vec<ValueId>, Vec<(ValueId, Home, Option<usize>)>)> = Vec::new();
+        let mut steps: Vec<Draft> = Vec::new();
         let mut maker: BTreeMap<ValueId, usize> = BTreeMap::new();
         for (position, kernel) in kernels.into_iter().enumerate() {
             let Some(kernel) = kernel else { continue };
@@ -266,7 +276,7 @@ impl<'a> Planner<'a> {
                 maker.insert(out, prologue.len() + steps.len());
                 writes.push((out, home, replaces));
             }
-            steps.push((position, kernel, reads, writes));
+            steps.push(Draft { position, kernel, reads, writes });
         }
 
         let plan = plan_offsets(&self.blocks);
@@ -283,7 +293,7 @@ impl<'a> Planner<'a> {
             let (from, to) = (self.operand(value, &plan.offsets), self.at(value, block, &plan.offsets));
             program.steps.push(copy_step(&self.model.graph.value(value).name, from, to));
         }
-        for (position, kernel, reads, writes) in steps {
+        for Draft { position, kernel, reads, writes } in steps {
             let id = self.schedule.order[position];
             let reads = reads.iter().map(|&v| self.operand(v, &plan.offsets)).collect();
             let dtypes = writes.iter().map(|(v, ..)| self.model.graph.fact(*v).dtype).collect();

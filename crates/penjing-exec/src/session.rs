@@ -239,7 +239,8 @@ impl Session {
         for (i, step) in loaded.program.steps.iter().enumerate() {
             let (reads, writes) = &loaded.calls[i];
             let start = Instant::now();
-            let failed = |source| ExecError::Kernel { node: step.node.clone(), kernel: step.kernel.name.clone(), source };
+            let failed =
+                |source| ExecError::Kernel { node: step.node.clone(), kernel: step.kernel.name.clone(), source };
             let views = buffers.views(reads, writes).map_err(failed)?;
             let mut call = Call { ctx, views };
             match &step.kernel.run {

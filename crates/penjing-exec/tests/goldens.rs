@@ -1,5 +1,7 @@
 //! PyTorch's goldens through the executor: logits, loss, every gradient, and ten losses of each optimizer.
 
+#![allow(clippy::unwrap_used)]
+
 use penjing_exec::{Session, Target, lower};
 use penjing_grad::{
     AdamW, LossConfig, OptimizerConfig, Sgd, UpdateOptions, append_gradients, append_loss, names, training_graph,
@@ -32,7 +34,11 @@ fn session(model: &Model, inputs: &BTreeMap<String, Tensor>) -> (Session, penjin
     (session, id)
 }
 
-fn run(session: &mut Session, id: penjing_exec::ProgramId, inputs: &BTreeMap<String, Tensor>) -> BTreeMap<String, Tensor> {
+fn run(
+    session: &mut Session,
+    id: penjing_exec::ProgramId,
+    inputs: &BTreeMap<String, Tensor>,
+) -> BTreeMap<String, Tensor> {
     let inputs: Vec<(&str, &Tensor)> = inputs.iter().map(|(n, t)| (n.as_str(), t)).collect();
     session.run(id, &inputs).unwrap().into_iter().collect()
 }

@@ -1,6 +1,8 @@
 //! Every case of the suite through the executor: each instruction set against the reference interpreter, and the same bits at any
 //! number of threads.
 
+#![allow(clippy::unwrap_used)]
+
 use penjing_exec::{ExecError, Session, Target, lower};
 use penjing_kernels::Isa;
 use penjing_reference::bind_inputs;

@@ -1,5 +1,7 @@
 //! Every op's derivative against central differences in f64.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use common::{check, check_facts, ints, random, signed};

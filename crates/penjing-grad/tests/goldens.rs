@@ -1,5 +1,7 @@
 //! Whole networks against PyTorch: logits, loss, every gradient, ten updates of each optimizer. All in f64, as the goldens are.
 
+#![allow(clippy::unwrap_used)]
+
 use penjing_grad::{
     AdamW, LossConfig, OptimizerConfig, Sgd, UpdateOptions, append_gradients, append_loss, names, training_graph,
 };

@@ -1,5 +1,7 @@
 //! Losses and their gradients against PyTorch, and what they refuse.
 
+#![allow(clippy::unwrap_used)]
+
 use penjing_grad::{
     GradError, LossConfig, append_gradients, append_loss, count_correct, cross_entropy, differentiate, kl_divergence,
     mse, names, sum_all,

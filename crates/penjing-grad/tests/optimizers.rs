@@ -1,5 +1,7 @@
 //! Clipping, accumulation, moving averages, decay scopes and configurations.
 
+#![allow(clippy::unwrap_used)]
+
 use penjing_grad::{
     AdamW, DecayScope, GradError, LossConfig, OptimizerConfig, Sgd, UpdateOptions, append_accumulation,
     append_gradients, append_loss, append_updates, clip_by_global_norm, names, take_accumulated, training_graph,

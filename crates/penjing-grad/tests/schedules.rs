@@ -1,5 +1,7 @@
 //! Learning rates against PyTorch's schedulers.
 
+#![allow(clippy::unwrap_used)]
+
 use penjing_grad::{Anneal, GradError, Schedule, Shape};
 use penjing_testkit::golden;
 

@@ -1,5 +1,7 @@
 //! What differentiation refuses, what it leaves out, quantization's straight-through rules, and finding the first NaN.
 
+#![allow(clippy::unwrap_used)]
+
 use penjing_grad::{
     AdamW, GradError, LossConfig, OptimizerConfig, UpdateOptions, differentiate, first_non_finite, training_graph,
 };

@@ -158,7 +158,7 @@ fn symbolic_extents_do_not_grow_without_bound() {
 fn try_import(bytes: &[u8]) -> Result<(), OnnxError> {
     let file = read_model_bytes(bytes.to_vec(), "hostile.onnx")?;
     let model = import(&file, &ImportOptions::default())?;
-    verify(&model, Stage::Canonical).unwrap();
+    verify(&model, Stage::Canonical).expect("what is imported is sound");
     let _ = export(&model);
     Ok(())
 }
@@ -182,7 +182,11 @@ fn convnet() -> ModelProto {
     );
     let floats = |name: &str, shape: &[usize]| {
         let n: usize = shape.iter().product();
-        tensor_to_proto(name, &Tensor::from_vec(shape, (0..n).map(|i| i as f32 * 0.1).collect()).unwrap())
+        tensor_to_proto(
+            name,
+            &Tensor::from_vec(shape, (0..n).map(|i| i as f32 * 0.1).collect())
+                .expect("as many values as the shape says"),
+        )
     };
     g.initializer.retain(|t| t.name != "w");
     g.initializer.extend([floats("w", &[2, 3, 3, 3]), floats("b", &[2]), floats("v", &[2]), floats("fc", &[5, 8])]);
@@ -207,7 +211,7 @@ fn shapes() -> ModelProto {
         &["y", "flat"],
     );
     g.input.push(ValueInfoProto { ..dims("s", vec![param("N"), value(3), value(4)]) });
-    g.initializer.push(tensor_to_proto("minus", &Tensor::from_vec(&[1], vec![-1i64]).unwrap()));
+    g.initializer.push(tensor_to_proto("minus", &Tensor::from_vec(&[1], vec![-1i64]).expect("one value")));
     model(g, vec![])
 }
 
@@ -237,8 +241,8 @@ fn functions() -> ModelProto {
 
 /// A graph with input x [1, 3, 4, 4], a few constants and outputs.
 fn graph(node: Vec<NodeProto>, outputs: &[&str]) -> GraphProto {
-    let ints = |name: &str, v: Vec<i64>| tensor_to_proto(name, &Tensor::from_vec(&[v.len()], v).unwrap());
-    let weight = Tensor::from_vec(&[1, 3, 1, 1], vec![1f32, 2.0, 3.0]).unwrap();
+    let ints = |name: &str, v: Vec<i64>| tensor_to_proto(name, &Tensor::from_vec(&[v.len()], v).expect("a vector"));
+    let weight = Tensor::from_vec(&[1, 3, 1, 1], vec![1f32, 2.0, 3.0]).expect("three values");
     GraphProto {
         node,
         input: vec![input("x", &[1, 3, 4, 4])],

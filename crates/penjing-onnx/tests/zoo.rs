@@ -1,6 +1,8 @@
 //! Real exports (PyTorch, both exporters): they import, the reference interpreter gives PyTorch's answers, and what is
 //! exported again imports as the same graph and gives them, too.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
 use penjing_data::read_npz;
 use penjing_ir::{Model, Source};
 use penjing_onnx::{ImportOptions, export, import, read_model, read_model_bytes};

@@ -89,7 +89,10 @@ mod tests {
             let _inner = timeline.start(0, "all-reduce");
         }
         let spans = timeline.spans();
-        assert_eq!(spans.iter().map(|s| (s.name.as_str(), s.tid)).collect::<Vec<_>>(), [("step", 1), ("all-reduce", 0)]);
+        assert_eq!(
+            spans.iter().map(|s| (s.name.as_str(), s.tid)).collect::<Vec<_>>(),
+            [("step", 1), ("all-reduce", 0)]
+        );
         assert!(spans[0].dur >= spans[1].dur);
     }
 }

@@ -15,7 +15,7 @@ impl Deref for MappedFile {
 
 /// Maps the file at `path`. Pages are read on first use, so a large weight file costs only what is touched.
 ///
-/// The contents must not be changed by another process while the map lives; the threat model (DESIGN §11) leaves that out.
+/// The contents must not be changed by another process while the map lives; the threat model (docs/security.md) leaves that out.
 pub fn map_file(path: &Path) -> io::Result<MappedFile> {
     let file = File::open(path)?;
     if !file.metadata()?.is_file() {

@@ -164,7 +164,8 @@ impl Tensor {
         if to == self.dtype {
             return self.clone();
         }
-        let mut out = Tensor::zeros(to, &self.shape).expect("as many elements as a tensor that exists, 8 bytes each at most");
+        let mut out =
+            Tensor::zeros(to, &self.shape).expect("as many elements as a tensor that exists, 8 bytes each at most");
         if self.dtype.is_float() || to.is_float() {
             let values = self.to_f64s();
             match to {

@@ -25,7 +25,8 @@ pub fn calibrate(
     let mut seen = Vec::with_capacity(n);
     for index in 0..n {
         let outputs = inference.run(&[(&input, &loader.batch(0, index)?.x)])?;
-        let scalars = outputs.iter().filter(|(_, t)| t.len() == 1).map(|(name, t)| (name.clone(), t.to_f64s()[0] as f32));
+        let scalars =
+            outputs.iter().filter(|(_, t)| t.len() == 1).map(|(name, t)| (name.clone(), t.to_f64s()[0] as f32));
         seen.push(scalars.collect::<BTreeMap<String, f32>>());
     }
     let mut seen = seen.into_iter();

@@ -7,6 +7,7 @@ use crate::TrainError;
 use penjing_data::write_atomically;
 use penjing_tensor::{DType, Tensor, map_file};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, HashMap},
     io::Write,
@@ -35,9 +36,16 @@ pub struct Checkpoint {
     pub identity: BTreeMap<String, String>,
 }
 
-const STEP: &str = "step";
+/// The metadata entry with the [`Header`] as JSON.
+const RUN: &str = "penjing.run";
 const LOSSES: &str = "losses";
 const STATE: &str = "state/";
+
+#[derive(Serialize, Deserialize)]
+struct Header {
+    step: u64,
+    identity: BTreeMap<String, String>,
+}
 
 impl Checkpoint {
     /// Writes the file beside its place and renames it there.
@@ -48,8 +56,10 @@ impl Checkpoint {
         for (name, tensor) in &self.states {
             views.push((format!("{STATE}{name}"), view(tensor).map_err(fail)?));
         }
-        let mut metadata: HashMap<String, String> = self.identity.clone().into_iter().collect();
-        metadata.insert(STEP.into(), self.step.to_string());
+        // One entry, because the writer puts several in no fixed order.
+        let header = Header { step: self.step, identity: self.identity.clone() };
+        let header = serde_json::to_string(&header).map_err(|e| fail(e.to_string()))?;
+        let metadata = HashMap::from([(RUN.to_string(), header)]);
         let bytes = safetensors::serialize(views, Some(metadata)).map_err(|e| fail(e.to_string()))?;
         Ok(write_atomically(path, |w| w.write_all(&bytes))?)
     }
@@ -59,9 +69,9 @@ impl Checkpoint {
         let fail = |why: String| TrainError::Checkpoint { path: path.into(), why };
         let file = map_file(path).map_err(|e| fail(e.to_string()))?;
         let (_, header) = SafeTensors::read_metadata(&file).map_err(|e| fail(e.to_string()))?;
-        let mut identity: BTreeMap<String, String> = header.metadata().clone().unwrap_or_default().into_iter().collect();
-        let step = identity.remove(STEP).and_then(|s| s.parse().ok());
-        let step = step.ok_or_else(|| fail("it has no step: it is not a Penjing checkpoint".into()))?;
+        let run = header.metadata().as_ref().and_then(|m| m.get(RUN));
+        let run = run.ok_or_else(|| fail(format!("it has no entry `{RUN}`: it is not a Penjing checkpoint")))?;
+        let Header { step, identity } = serde_json::from_str(run).map_err(|e| fail(e.to_string()))?;
         let tensors = SafeTensors::deserialize(&file).map_err(|e| fail(e.to_string()))?;
         let (mut states, mut losses) = (BTreeMap::new(), Vec::new());
         for (name, view) in tensors.tensors() {
@@ -136,8 +146,11 @@ mod tests {
     fn a_checkpoint_reads_back_equal_and_knows_its_run() {
         let path = std::env::temp_dir().join(format!("penjing-checkpoint-{}", std::process::id()));
         sample().write(&path).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
         let read = Checkpoint::read(&path).unwrap();
         assert_eq!(read, sample());
+        sample().write(&path).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), bytes, "the same checkpoint is the same bytes");
         assert!(read.check_identity(&path, &sample().identity).is_ok());
         let other = BTreeMap::from([("model".to_string(), "xyz".to_string())]);
         let error = read.check_identity(&path, &other).unwrap_err().to_string();

@@ -31,7 +31,9 @@ pub enum TrainError {
     Label { label: i64, sample: usize, classes: usize },
     #[error("the model's output `{output}` is {have}; evaluation needs logits F32 [N, C] or [N, T, C]")]
     Output { output: String, have: String },
-    #[error("step {step}: the result of `{node}` ({kernel}) is the first that is not finite. Lower the learning rate, clip gradients, or look at the data of this step")]
+    #[error(
+        "step {step}: the result of `{node}` ({kernel}) is the first that is not finite. Lower the learning rate, clip gradients, or look at the data of this step"
+    )]
     NotFinite { step: u64, node: String, kernel: String },
     #[error("training was interrupted after {step} updates")]
     Interrupted { step: u64 },

@@ -125,7 +125,8 @@ impl Tally {
         let sum: f64 = row.iter().map(|&v| (f64::from(v) - max).exp()).sum();
         let prediction = row.iter().enumerate().fold(0, |best, (i, v)| if *v > row[best] { i } else { best });
         // Logits that come before the label's own: larger, or equal with a smaller index.
-        let before = row.iter().enumerate().filter(|(i, v)| **v > row[label] || (**v == row[label] && *i < label)).count();
+        let before =
+            row.iter().enumerate().filter(|(i, v)| **v > row[label] || (**v == row[label] && *i < label)).count();
         self.n += 1;
         self.loss += sum.ln() + max - f64::from(row[label]);
         self.top1 += usize::from(prediction == label);

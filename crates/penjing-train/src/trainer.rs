@@ -1,20 +1,21 @@
 //! The training loop: every rank runs the same program on its part of each batch.
 
-use crate::{
-    Checkpoint, CheckpointPolicy, TrainError,
-    evaluate::single_input,
-    inference::fingerprint,
-};
+use crate::{Checkpoint, CheckpointPolicy, TrainError, evaluate::single_input, inference::fingerprint};
 use penjing_data::{Batch, Dataset, Loader, LoaderConfig, Shard};
 use penjing_exec::{ExecError, ProgramId, Session, Target, lower};
 use penjing_grad::{
-    LossConfig, OptimizerConfig, Schedule, UpdateOptions, append_accumulation, append_gradients, append_loss, append_updates,
-    names, take_accumulated,
+    LossConfig, OptimizerConfig, Schedule, UpdateOptions, append_accumulation, append_gradients, append_loss,
+    append_updates, names, take_accumulated,
 };
 use penjing_ir::{Bindings, Model};
-use penjing_parallel::{BucketConfig, Comm, ParallelError, SummingRank, ThreadComm, Timeline, all_reduce_gradients, average_buffers, run_ranks};
+use penjing_parallel::{
+    BucketConfig, Comm, ParallelError, SummingRank, ThreadComm, Timeline, all_reduce_gradients, average_buffers,
+    run_ranks,
+};
 use penjing_reference::bind_inputs;
-use penjing_rewrite::{FoldConfig, Trace, common_subexpressions, fold_constants, for_inference, for_training, simplify};
+use penjing_rewrite::{
+    FoldConfig, Trace, common_subexpressions, fold_constants, for_inference, for_training, simplify,
+};
 use penjing_tensor::{Tensor, fnv1a};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc, time::Instant};
@@ -105,7 +106,17 @@ pub fn train(
         _ => None,
     };
     let timeline = Timeline::new();
-    let job = Job { model, data, loader, config, target, checkpoint, resumed: resumed.as_ref(), timeline: &timeline, progress };
+    let job = Job {
+        model,
+        data,
+        loader,
+        config,
+        target,
+        checkpoint,
+        resumed: resumed.as_ref(),
+        timeline: &timeline,
+        progress,
+    };
     let ranks = run_ranks(config.ranks, |comm| Rank::new(&job, comm)?.run())?;
     let (states, losses, plan_hash) = ranks.into_iter().next().ok_or(ParallelError::RankCount(0))?;
     Ok(Trained { model: with_states(model, &states, config)?, losses, plan_hash, timeline })
@@ -292,7 +303,7 @@ impl<'a> Rank<'a> {
 
     fn save_if_due(&mut self, total: u64, identity: &BTreeMap<String, String>) -> Result<(), TrainError> {
         let Some(policy) = self.job.checkpoint else { return Ok(()) };
-        if self.step % policy.every != 0 && self.step != total {
+        if !self.step.is_multiple_of(policy.every) && self.step != total {
             return Ok(());
         }
         if self.comm.rank() == 0 {

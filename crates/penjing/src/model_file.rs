@@ -6,7 +6,7 @@ use crate::{
 };
 use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Args;
-use penjing_compress::prune::bake_masks;
+use penjing_compress::prune::{bake_masks, restore_masks};
 use penjing_ir::Model;
 use penjing_onnx::{ImportOptions, OnnxError, export, import, read_model, write_model};
 use penjing_tensor::Tensor;
@@ -51,6 +51,13 @@ pub(crate) struct Loaded {
 /// The model that `spec` names: a file, else one of the networks of `new` with default sizes and the seed's weights.
 pub(crate) fn load(ctx: &Context, spec: &str, roles: &RoleArgs) -> Result<Loaded> {
     load_shaped(ctx, spec, roles, &[])
+}
+
+/// As [`load`], with the masks of an earlier pruning, so that training keeps its zeros.
+pub(crate) fn load_for_training(ctx: &Context, spec: &str, roles: &RoleArgs) -> Result<Loaded> {
+    let mut loaded = load(ctx, spec, roles)?;
+    restore_masks(&mut loaded.model)?;
+    Ok(loaded)
 }
 
 /// As [`load`]; the file's named dimensions that `shapes` tell are known on import.

@@ -84,7 +84,7 @@ fn keep_largest(scores: &[f32], sparsity: f64) -> Vec<f32> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{bake_masks, sparsity};
+    use super::super::{bake_masks, restore_masks, sparsity};
     use super::*;
     use penjing_ir::{Fact, Scope as Build, Stage, verify};
 
@@ -142,6 +142,12 @@ mod tests {
         assert_eq!(state(&baked, "bias"), [0.5, 0.0]);
         assert_eq!((baked.states.len(), baked.graph.nodes().len()), (3, two_layers().graph.nodes().len()));
         verify(&baked, Stage::Canonical).unwrap();
+        // What reads the file again gets the masks back: those of the weights, not of a bias that holds a zero.
+        let mut again = baked.clone();
+        restore_masks(&mut again).unwrap();
+        assert_eq!(state(&again, "a.mask"), [0.0, 0.0, 1.0, 1.0]);
+        assert!(again.find_state("bias.mask").is_none());
+        verify(&again, Stage::Canonical).unwrap();
     }
 
     #[test]

@@ -31,9 +31,13 @@ pub(super) fn set_mask(model: &mut Model, weight: StateId, mask: Tensor) -> Resu
     Ok(())
 }
 
-/// Multiplies masks into their weights and removes them, for export.
+/// The metadata entry that names the weights whose masks were baked, a line each.
+const MASKED: &str = "penjing.masked";
+
+/// Multiplies masks into their weights and removes them, for export; [`restore_masks`] brings them back.
 pub fn bake_masks(model: &Model) -> Result<Model, CompressError> {
     let mut out = model.clone();
+    let mut masked_names: Vec<String> = Vec::new();
     for weight in (0..model.states.len() as u32).map(StateId) {
         let Some((mask, masked)) = existing_mask(model, weight) else { continue };
         let mut w = (*model.state(weight).init).clone();
@@ -42,9 +46,28 @@ pub fn bake_masks(model: &Model) -> Result<Model, CompressError> {
         out.states[weight.index()].init = Arc::new(w);
         let value = out.state_value(weight);
         out.replace_uses(masked, value);
+        masked_names.push(model.state(weight).name.clone());
+    }
+    if !masked_names.is_empty() {
+        out.metadata.insert(MASKED.into(), masked_names.join("\n"));
     }
     out.compact();
     Ok(out)
+}
+
+/// Gives the weights that an earlier run pruned their masks again, from their zeros, so that training and quantizing a file keep
+/// what pruning took out of it.
+pub fn restore_masks(model: &mut Model) -> Result<(), CompressError> {
+    let names = model.metadata.get(MASKED).cloned().unwrap_or_default();
+    for name in names.lines() {
+        let Some(weight) = model.find_state(name).filter(|&w| model.state(w).init.dtype() == DType::F32) else {
+            continue;
+        };
+        let w = Arc::clone(&model.state(weight).init);
+        let mask = w.as_slice::<f32>()?.iter().map(|v| f32::from(u8::from(*v != 0.0))).collect();
+        set_mask(model, weight, Tensor::from_vec(w.shape(), mask)?)?;
+    }
+    Ok(())
 }
 
 /// Elements of the weights of products, and how many of them are not zero once masks are applied.

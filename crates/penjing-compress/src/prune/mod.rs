@@ -4,4 +4,4 @@ mod magnitude;
 mod mask;
 
 pub use magnitude::{PruneConfig, Scope, prune};
-pub use mask::{bake_masks, sparsity};
+pub use mask::{bake_masks, restore_masks, sparsity};

@@ -26,7 +26,11 @@ pub fn to_qdq(model: &Model) -> Result<Model, CompressError> {
                 replace_weight(&mut out, &name, codes, s.as_slice::<f32>()?.to_vec(), zero, scheme)?
             }
             None => {
-                let q = out.graph.apply(&format!("{}/quantize", node.name), Op::Quantize(scheme.clone()), &[x, scale, zero])?;
+                let q = out.graph.apply(
+                    &format!("{}/quantize", node.name),
+                    Op::Quantize(scheme.clone()),
+                    &[x, scale, zero],
+                )?;
                 out.graph.apply(&format!("{}/dequantize", node.name), Op::Dequantize(scheme), &[q, scale, zero])?
             }
         };
@@ -83,7 +87,8 @@ fn quantize_biases(model: &mut Model) -> Result<(), CompressError> {
             _ => continue,
         };
         let bias = node.inputs[bias_at];
-        let (Some(x_scale), Some(w_scale)) = (scale_of(model, product.inputs[0]), scale_of(model, product.inputs[1])) else {
+        let (Some(x_scale), Some(w_scale)) = (scale_of(model, product.inputs[0]), scale_of(model, product.inputs[1]))
+        else {
             continue;
         };
         let Some(b) = content(model, bias).filter(|b| b.dtype() == DType::F32 && b.rank() == 1) else { continue };
@@ -93,7 +98,8 @@ fn quantize_biases(model: &mut Model) -> Result<(), CompressError> {
             continue;
         }
         let scales: Vec<f32> = w_scale.iter().map(|w| w * x_scale).collect();
-        let codes = b.as_slice::<f32>()?.iter().zip(&scales).map(|(b, s)| (f64::from(*b) / f64::from(*s)).round_ties_even());
+        let codes =
+            b.as_slice::<f32>()?.iter().zip(&scales).map(|(b, s)| (f64::from(*b) / f64::from(*s)).round_ties_even());
         let codes: Vec<f64> = codes.collect();
         if !codes.iter().all(|c| c.abs() <= f64::from(i32::MAX)) {
             continue;
@@ -125,7 +131,8 @@ fn constant(model: &mut Model, value: ValueId) -> Result<ValueId, CompressError>
     if model.graph.as_const(value).is_some() {
         return Ok(value);
     }
-    let content = content(model, value).ok_or(CompressError::NotConstant { value: model.graph.value(value).name.clone() })?;
+    let content =
+        content(model, value).ok_or(CompressError::NotConstant { value: model.graph.value(value).name.clone() })?;
     let name = model.graph.value(value).name.clone();
     Ok(model.graph.add_named_const(&name, content))
 }

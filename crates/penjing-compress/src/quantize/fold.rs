@@ -13,7 +13,8 @@ pub(super) fn fold_batch_norm(model: &mut Model) -> Result<(), CompressError> {
     let roots = model.roots();
     for id in model.graph.node_ids().collect::<Vec<_>>() {
         let node = model.graph.node(id).clone();
-        let (Op::BatchNorm { eps, .. }, Some(conv)) = (node.op, model.graph.producer(node.inputs[0])) else { continue };
+        let Op::BatchNorm { eps, .. } = node.op else { continue };
+        let Some(conv) = model.graph.producer(node.inputs[0]) else { continue };
         let alone = uses[node.inputs[0].index()].len() == 1 && !roots.contains(&node.inputs[0]);
         let Some(weight) = integer_weight(model, conv).filter(|_| alone) else { continue };
         let parameters: Option<Vec<Tensor>> = node.inputs[1..].iter().map(|&v| content(model, v)).collect();

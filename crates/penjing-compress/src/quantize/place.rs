@@ -48,7 +48,8 @@ pub fn place_fake_quant(
         let scheme = QuantScheme { dtype: DType::U8, axis: None, narrow: false };
         let scale = model.add_state(&format!("{name}.scale"), Role::Buffer, false, Tensor::scalar(scale));
         let zero = model.add_state(&format!("{name}.zero_point"), Role::Buffer, false, Tensor::scalar(zero));
-        let quantized = model.graph.apply(&format!("{name}/fake_quant"), Op::FakeQuant(scheme), &[activation, scale, zero])?;
+        let quantized =
+            model.graph.apply(&format!("{name}/fake_quant"), Op::FakeQuant(scheme), &[activation, scale, zero])?;
         on_grid.insert(activation, quantized);
     }
     let mut weights: BTreeMap<(ValueId, usize), ValueId> = BTreeMap::new();
@@ -91,7 +92,9 @@ fn targets(model: &Model, config: &QuantizeConfig) -> Vec<Target> {
         }
         let axis = match node.op {
             Op::Conv(_) => 0,
-            Op::MatMul { trans_a: false, trans_b } if model.graph.fact(node.inputs[1]).rank() == 2 => usize::from(!trans_b),
+            Op::MatMul { trans_a: false, trans_b } if model.graph.fact(node.inputs[1]).rank() == 2 => {
+                usize::from(!trans_b)
+            }
             _ => continue,
         };
         let mut reader = (weight_use.node, 0);

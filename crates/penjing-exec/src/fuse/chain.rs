@@ -122,7 +122,8 @@ impl Tree<'_> {
         }
         let base = self.operands.len();
         let mut code: Vec<ChainInstr> = Vec::new();
-        let mut registers: Vec<(ValueId, u16)> = self.operands.iter().enumerate().map(|(i, &v)| (v, i as u16)).collect();
+        let mut registers: Vec<(ValueId, u16)> =
+            self.operands.iter().enumerate().map(|(i, &v)| (v, i as u16)).collect();
         for id in order {
             let node = self.model.graph.node(id);
             let mut r = Vec::new();

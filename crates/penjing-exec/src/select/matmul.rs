@@ -82,12 +82,8 @@ fn batched(site: &Site, p: Product) -> Option<Kernel> {
     let (outer, inner) = axes.split_at(axes.len().saturating_sub(2));
     let axis = |i: usize| inner.len().checked_sub(2 - i).map_or(Axis { n: 1, a: 0, b: 0, c: 0 }, |at| inner[at]);
     let (first, second) = (axis(0), axis(1));
-    let batch = Batch {
-        dims: [first.n, second.n],
-        a: [first.a, second.a],
-        b: [first.b, second.b],
-        c: [first.c, second.c],
-    };
+    let batch =
+        Batch { dims: [first.n, second.n], a: [first.a, second.a], b: [first.b, second.b], c: [first.c, second.c] };
     let outer = outer.to_vec();
     let has_bias = site.operands.len() == 3;
     let kernel = Kernel::call(site, "f32-f32-gemm_batched", move |call| {

@@ -108,10 +108,9 @@ pub(crate) fn select(model: &Model, id: NodeId, target: &Target) -> Result<Kerne
             run: Run::AllReduce,
         }),
         Op::Machine(MachineOp::Chain(code)) => elementwise::chain(&site, code),
-        Op::Conv(_)
-        | Op::ConvTranspose { .. }
-        | Op::ConvWeightGrad { .. }
-        | Op::Machine(MachineOp::Conv { .. }) => conv::select(&site, &node.op),
+        Op::Conv(_) | Op::ConvTranspose { .. } | Op::ConvWeightGrad { .. } | Op::Machine(MachineOp::Conv { .. }) => {
+            conv::select(&site, &node.op)
+        }
         Op::MatMul { .. } | Op::Machine(MachineOp::MatMul { .. }) => matmul::select(&site, &node.op),
         Op::Machine(MachineOp::QConv { .. } | MachineOp::QMatMul { .. })
         | Op::Quantize(_)

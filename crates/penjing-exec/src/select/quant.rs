@@ -169,5 +169,7 @@ fn code(dtype: DType, raw: &[u8]) -> Result<i32, RunError> {
 }
 
 fn first<T: Copy>(v: &[T]) -> Result<T, RunError> {
-    v.first().copied().ok_or(RunError::Kernel(KernelError::Geometry { kernel: "qscale", why: "a scalar operand is empty" }))
+    v.first()
+        .copied()
+        .ok_or(RunError::Kernel(KernelError::Geometry { kernel: "qscale", why: "a scalar operand is empty" }))
 }

@@ -1,9 +1,6 @@
 //! Reductions and softmax.
 
-use super::{
-    Kernel, Site,
-    site::around,
-};
+use super::{Kernel, Site, site::around};
 use penjing_ir::{Op, Reduction};
 use penjing_kernels::{
     reduce::{ReduceOp, reduce_axes},

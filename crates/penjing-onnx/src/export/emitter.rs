@@ -160,11 +160,14 @@ impl<'m> Emitter<'m> {
             | Op::NonZero { .. } => index::emit(self, n),
             Op::MatMul { .. } => {
                 let addition = self.bias_addition(n).filter(|(add, _)| needed.contains(add));
-                if let Some((add, bias)) = addition {
-                    self.done.insert(add);
-                    self.emit_stored_bias(bias)?;
-                }
-                matmul::emit(self, n, addition)
+                let stored = match addition {
+                    Some((add, bias)) => {
+                        self.done.insert(add);
+                        self.emit_stored_bias(bias)
+                    }
+                    None => Ok(()),
+                };
+                stored.and_then(|()| matmul::emit(self, n, addition))
             }
             Op::Conv(_) | Op::ConvTranspose { .. } | Op::Pool { .. } => conv::emit(self, n),
             Op::Softmax { .. }

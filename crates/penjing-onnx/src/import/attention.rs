@@ -1,6 +1,7 @@
 //! Attention and rotary positions.
 
 use super::{
+    elementwise::check_softmax_dtype,
     frame::Operand,
     node::{NodeCx, Res, invalid, unsupported},
 };
@@ -20,6 +21,7 @@ enum Shown {
 /// `Attention`: one op in its usual form, written out where scores are capped or shown.
 pub(super) fn attention(cx: &mut NodeCx<'_, '_>) -> Outputs {
     let (q, k, v) = (cx.value(0)?, cx.value(1)?, cx.value(2)?);
+    check_softmax_dtype(cx, q)?;
     let flat = cx.rank(q) == 3;
     let (q_heads, kv_heads) = (cx.opt_int("q_num_heads")?, cx.opt_int("kv_num_heads")?);
     let q = heads(cx, q, q_heads)?;

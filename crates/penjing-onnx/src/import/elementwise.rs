@@ -280,12 +280,21 @@ pub(super) fn clip(cx: &mut NodeCx<'_, '_>) -> Outputs {
 /// `Softmax` and `LogSoftmax`; before operator set 13 over all axes from `axis` on, flattened.
 pub(super) fn softmax(cx: &mut NodeCx<'_, '_>, of: fn(usize) -> Op) -> Outputs {
     let x = cx.value(0)?;
+    check_softmax_dtype(cx, x)?;
     let rank = cx.rank(x);
     if cx.opset >= 13 {
         let axis = cx.axis(cx.int("axis", -1)?, rank)?;
         return cx.emit(of(axis), &[x]);
     }
     flattened(cx, x, |cx, x| cx.emit_one(of(1), &[x]))
+}
+
+/// Softmax has no 16-bit arithmetic yet: its result would hang on where intermediate values are rounded.
+pub(super) fn check_softmax_dtype(cx: &NodeCx<'_, '_>, x: ValueId) -> Res<()> {
+    match cx.fact(x).dtype {
+        dtype @ (DType::F16 | DType::BF16) => unsupported(format!("softmax in {dtype}; export the model in float32")),
+        _ => Ok(()),
+    }
 }
 
 /// `Hardmax`: 1 at the first maximum, 0 elsewhere.

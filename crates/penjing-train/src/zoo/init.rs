@@ -50,7 +50,11 @@ impl Init {
         let shape = [conv.n_out, conv.n_in, conv.kernel, conv.kernel];
         let w = self.uniform(&format!("{name}.weight"), &shape, bound);
         let b = conv.bias.then(|| self.uniform(&format!("{name}.bias"), &[conv.n_out], bound));
-        let spec = ConvSpec { strides: vec![conv.stride; 2], pads: vec![(conv.kernel / 2, conv.kernel / 2); 2], ..ConvSpec::unit(2) };
+        let spec = ConvSpec {
+            strides: vec![conv.stride; 2],
+            pads: vec![(conv.kernel / 2, conv.kernel / 2); 2],
+            ..ConvSpec::unit(2)
+        };
         self.scope(name).conv(x, w, b, spec)
     }
 

@@ -36,8 +36,16 @@ pub const NETWORKS: [Network; 5] = [
         about: "two 3x3 convolutions and two linear layers for 3x24x24 images",
         build: simple_cnn::build,
     },
-    Network { name: "resnet-8", about: "CIFAR ResNet with 1 block a stage, 3x32x32 images", build: |i, s| resnet::build(i, s, 1) },
-    Network { name: "resnet-20", about: "CIFAR ResNet with 3 blocks a stage, 3x32x32 images", build: |i, s| resnet::build(i, s, 3) },
+    Network {
+        name: "resnet-8",
+        about: "CIFAR ResNet with 1 block a stage, 3x32x32 images",
+        build: |i, s| resnet::build(i, s, 1),
+    },
+    Network {
+        name: "resnet-20",
+        about: "CIFAR ResNet with 3 blocks a stage, 3x32x32 images",
+        build: |i, s| resnet::build(i, s, 3),
+    },
     Network { name: "lstm", about: "LSTM language model over bytes", build: lstm::build },
     Network { name: "gpt", about: "small GPT-2-style language model over bytes, 128 positions", build: gpt::build },
 ];

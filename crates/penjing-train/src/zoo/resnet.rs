@@ -29,7 +29,13 @@ pub(super) fn build(init: &mut Init, size: Size, blocks: usize) -> Result<Model,
     init.finish("logits", y)
 }
 
-fn residual(init: &mut Init, name: &str, x: ValueId, [n_in, n_out]: [usize; 2], stride: usize) -> Result<ValueId, IrError> {
+fn residual(
+    init: &mut Init,
+    name: &str,
+    x: ValueId,
+    [n_in, n_out]: [usize; 2],
+    stride: usize,
+) -> Result<ValueId, IrError> {
     let h = init.conv(&format!("{name}.conv1"), x, unit(n_in, n_out, 3, stride))?;
     let h = batch_norm(init, &format!("{name}.bn1"), h, n_out)?;
     let h = init.scope(name).relu(h)?;

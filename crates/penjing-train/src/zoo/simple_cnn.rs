@@ -27,12 +27,7 @@ fn stage(init: &mut Init, name: &str, x: ValueId, [n_in, n_out]: [usize; 2]) -> 
     let h = init.conv(name, x, Conv { n_in, n_out, kernel: 3, stride: 1, bias: true })?;
     let mut s = init.scope(name);
     let h = s.relu(h)?;
-    let spec = PoolSpec {
-        kernel: vec![2, 2],
-        strides: vec![2, 2],
-        pads: vec![(0, 0); 2],
-        dilations: vec![1, 1],
-        ceil: false,
-    };
+    let spec =
+        PoolSpec { kernel: vec![2, 2], strides: vec![2, 2], pads: vec![(0, 0); 2], dilations: vec![1, 1], ceil: false };
     s.op(Op::Pool { kind: PoolKind::Max, spec }, &[h])
 }

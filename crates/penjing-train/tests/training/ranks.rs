@@ -28,7 +28,8 @@ fn the_timeline_shows_ranks_side_by_side() {
         assert!(a.ts.max(b.ts) < (a.ts + a.dur).min(b.ts + b.dur), "{a:?} {b:?}");
     }
     for rank in 0..2 {
-        let inside = |s: &&penjing_parallel::Span| steps(rank).iter().any(|o| o.ts <= s.ts && s.ts + s.dur <= o.ts + o.dur);
+        let inside =
+            |s: &&penjing_parallel::Span| steps(rank).iter().any(|o| o.ts <= s.ts && s.ts + s.dur <= o.ts + o.dur);
         let sums: Vec<_> = spans.iter().filter(|s| s.tid == rank && s.name.starts_with("bucket.")).collect();
         assert!(sums.len() >= 8 && sums.iter().all(inside), "gradients and loss in every step of rank {rank}");
     }

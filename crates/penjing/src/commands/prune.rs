@@ -2,7 +2,7 @@
 
 use crate::{
     context::Context,
-    model_file::{RoleArgs, check_writable, load, save},
+    model_file::{RoleArgs, check_writable, load_for_training, save},
     record::Run,
     training::{TrainingArgs, measure, run_training},
 };
@@ -51,7 +51,7 @@ enum ScopeArg {
 pub(crate) fn run(ctx: &Context, args: &PruneArgs) -> Result<()> {
     check_writable(&args.output)?;
     args.training.check()?;
-    let loaded = load(ctx, &args.model, &args.roles)?;
+    let loaded = load_for_training(ctx, &args.model, &args.roles)?;
     let data = match (&args.spec, args.epochs) {
         (Some(spec), _) => Some(args.training.data.open_for(spec, &loaded.model)?),
         (None, 0) => None,

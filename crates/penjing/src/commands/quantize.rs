@@ -3,7 +3,7 @@
 use crate::{
     context::Context,
     data::describe,
-    model_file::{RoleArgs, check_writable, load, save},
+    model_file::{RoleArgs, check_writable, load_for_training, save},
     record::Run,
     training::{TrainingArgs, measure, run_training},
 };
@@ -60,7 +60,7 @@ pub(crate) fn run(ctx: &Context, args: &QuantizeArgs) -> Result<()> {
     if args.calibration_batches == 0 {
         bail!("--calibration-batches 0: the ranges of activations need at least 1");
     }
-    let loaded = load(ctx, &args.model, &args.roles)?;
+    let loaded = load_for_training(ctx, &args.model, &args.roles)?;
     let data = args.training.data.open_for(&args.spec, &loaded.model)?;
     let start = Instant::now();
     let config = QuantizeConfig { skip: args.skip.clone() };

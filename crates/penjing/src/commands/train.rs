@@ -2,7 +2,7 @@
 
 use crate::{
     context::Context,
-    model_file::{RoleArgs, check_writable, load, save},
+    model_file::{RoleArgs, check_writable, load_for_training, save},
     record::Run,
     training::{TrainingArgs, run_training},
 };
@@ -34,7 +34,7 @@ pub(crate) struct TrainArgs {
 pub(crate) fn run(ctx: &Context, args: &TrainArgs) -> Result<()> {
     check_writable(&args.output)?;
     args.training.check()?;
-    let loaded = load(ctx, &args.model, &args.roles)?;
+    let loaded = load_for_training(ctx, &args.model, &args.roles)?;
     let data = args.training.data.open_for(&args.spec, &loaded.model)?;
     let (trained, step) = run_training(ctx, &loaded.model, &data, &args.training, args.epochs, "train")?;
     let bytes = save(&trained.model, &args.output)?;
