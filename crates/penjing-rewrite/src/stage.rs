@@ -117,14 +117,15 @@ pub fn freeze(model: &mut Model, which: impl Fn(&State) -> bool) -> Result<(), R
 
 /// The model for running as fast as it can: states frozen (masks multiplied into their weights), batch normalisation folded,
 /// formulas raised, constants folded, duplicates and dead code removed.
-pub fn optimize_for_inference(model: &Model) -> Result<Model, RewriteError> {
-    let mut trace = Trace::new();
+///
+/// `trace` says what was rewritten, and bounds it.
+pub fn optimize_for_inference(model: &Model, trace: &mut Trace) -> Result<Model, RewriteError> {
     let mut out = for_inference(model)?;
     freeze(&mut out, |_| true)?;
-    raise(&mut out, &mut trace)?;
-    fold_batch_norm(&mut out, &mut trace)?;
-    fold_constants(&mut out, &FoldConfig::default(), &mut trace)?;
-    common_subexpressions(&mut out, &mut trace)?;
+    raise(&mut out, trace)?;
+    fold_batch_norm(&mut out, trace)?;
+    fold_constants(&mut out, &FoldConfig::default(), trace)?;
+    common_subexpressions(&mut out, trace)?;
     dead_code(&mut out)?;
     Ok(out)
 }

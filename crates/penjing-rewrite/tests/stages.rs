@@ -126,7 +126,7 @@ fn network() -> Model {
 #[test]
 fn inference_freezes_and_folds_everything() {
     let before = network();
-    let after = optimize_for_inference(&before).unwrap();
+    let after = optimize_for_inference(&before, &mut Trace::new()).unwrap();
     assert_eq!(ops(&after), ["Conv", "Relu", "Reshape", "MatMul"]);
     assert!(after.states.is_empty());
     assert_same(&before, &after);

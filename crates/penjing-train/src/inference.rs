@@ -4,7 +4,7 @@ use crate::TrainError;
 use penjing_exec::{Outputs, Profile, Program, ProgramId, Session, Target, lower};
 use penjing_ir::Model;
 use penjing_reference::bind_inputs;
-use penjing_rewrite::optimize_for_inference;
+use penjing_rewrite::{Trace, optimize_for_inference};
 use penjing_tensor::{Tensor, fnv1a};
 use std::collections::BTreeMap;
 
@@ -18,7 +18,12 @@ pub struct Inference {
 impl Inference {
     /// Simplifies the model for inference; nothing is lowered yet.
     pub fn new(model: &Model, target: Target) -> Result<Inference, TrainError> {
-        let model = optimize_for_inference(model)?;
+        Inference::traced(model, target, &mut Trace::new())
+    }
+
+    /// As [`Inference::new`]; `trace` says what was simplified, and bounds it.
+    pub fn traced(model: &Model, target: Target, trace: &mut Trace) -> Result<Inference, TrainError> {
+        let model = optimize_for_inference(model, trace)?;
         Ok(Inference { model, session: Session::new(target)?, programs: BTreeMap::new() })
     }
 

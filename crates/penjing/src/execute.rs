@@ -3,13 +3,19 @@
 use penjing_exec::{ExecError, Outputs, Target};
 use penjing_ir::Model;
 use penjing_reference::Precision;
+use penjing_rewrite::Trace;
 use penjing_tensor::Tensor;
 use penjing_train::{Inference, TrainError};
 use std::collections::BTreeMap;
 
-/// The outputs in the model's order.
-pub(crate) fn execute(model: &Model, inputs: &BTreeMap<String, Tensor>, target: Target) -> Result<Outputs, TrainError> {
-    match run_program(model, inputs, target) {
+/// The outputs in the model's order; `trace` bounds what is rewritten before.
+pub(crate) fn execute(
+    model: &Model,
+    inputs: &BTreeMap<String, Tensor>,
+    target: Target,
+    trace: &mut Trace,
+) -> Result<Outputs, TrainError> {
+    match run_program(model, inputs, target, trace) {
         Err(error) if needs_interpreter(&error) => interpret(model, inputs),
         result => result,
     }
@@ -20,9 +26,10 @@ pub(crate) fn run_program(
     model: &Model,
     inputs: &BTreeMap<String, Tensor>,
     target: Target,
+    trace: &mut Trace,
 ) -> Result<Outputs, TrainError> {
     let named: Vec<(&str, &Tensor)> = inputs.iter().map(|(name, t)| (name.as_str(), t)).collect();
-    Inference::new(model, target)?.run(&named)
+    Inference::traced(model, target, trace)?.run(&named)
 }
 
 /// Through the reference interpreter.

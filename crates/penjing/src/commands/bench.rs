@@ -13,7 +13,7 @@ use penjing_exec::{Profile, ProgramId, Session, lower};
 use penjing_grad::{LossConfig, OptimizerConfig, Schedule, Sgd, UpdateOptions, names};
 use penjing_ir::{Bindings, Fact, Model};
 use penjing_kernels::{Ctx, Pool, fma_peak};
-use penjing_rewrite::optimize_for_inference;
+use penjing_rewrite::{Trace, optimize_for_inference};
 use penjing_tensor::{DType, Rng, Tensor};
 use penjing_train::{TrainConfig, training_step};
 use std::time::Instant;
@@ -48,8 +48,11 @@ pub(crate) fn run(ctx: &Context, args: &BenchArgs) -> Result<()> {
     let loaded = load_shaped(ctx, &args.model, &RoleArgs::default(), &args.shape)?;
     let mut bound = bindings(&loaded.model, &args.shape)?;
     bind_batch(&loaded.model, &mut bound, args.batch);
-    let model =
-        if args.train { training_step(&loaded.model, &config())? } else { optimize_for_inference(&loaded.model)? };
+    let model = if args.train {
+        training_step(&loaded.model, &config())?
+    } else {
+        optimize_for_inference(&loaded.model, &mut Trace::new())?
+    };
     let mut session = Session::new(ctx.target)?;
     let id = session.load(lower(&model, &bound, &ctx.target)?)?;
     let load_ms = start.elapsed().as_secs_f64() * 1e3;

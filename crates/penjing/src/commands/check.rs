@@ -16,6 +16,7 @@ use penjing_onnx::{
     proto::{GraphProto, ValueInfoProto, ValueType},
     read_model, read_test_case, read_test_tensor,
 };
+use penjing_rewrite::Trace;
 use penjing_tensor::Tensor;
 use serde::Serialize;
 use std::{
@@ -196,7 +197,7 @@ fn run_set(
     let failed = |engine: &str, e: penjing_train::TrainError| Refusal::Failed(format!("{engine}: {e}"));
     let mut runs =
         vec![("reference interpreter", interpret(&model, &inputs).map_err(|e| failed("reference interpreter", e))?)];
-    match run_program(&model, &inputs, target) {
+    match run_program(&model, &inputs, target, &mut Trace::new()) {
         Ok(outputs) => runs.push(("executor", outputs)),
         Err(e) if needs_interpreter(&e) => {}
         Err(e) => return Err(failed("executor", e)),

@@ -10,7 +10,7 @@ use anyhow::Result;
 use clap::Args;
 use penjing_exec::lower;
 use penjing_ir::{Bindings, Model, text::print_summary};
-use penjing_rewrite::optimize_for_inference;
+use penjing_rewrite::{Trace, optimize_for_inference};
 use serde_json::{Value, json};
 
 /// Flags of `inspect`.
@@ -27,6 +27,12 @@ pub(crate) struct InspectArgs {
     /// Show the plan: kernel, place and bytes of each step
     #[arg(long)]
     plan: bool,
+    /// Show which rewrites inference applies, node by node, and which it leaves and why
+    #[arg(long)]
+    trace: bool,
+    /// Apply only the first N rewrites
+    #[arg(long, value_name = "N")]
+    stop_after: Option<usize>,
     #[command(flatten)]
     roles: RoleArgs,
 }
@@ -37,21 +43,25 @@ pub(crate) fn run(ctx: &Context, args: &InspectArgs) -> Result<()> {
     bind_batch(&loaded.model, &mut bound, 1);
     let summary = summarize(&loaded.model, &bound, loaded.bytes)?;
     let text = args.text.then(|| print_summary(&loaded.model));
-    let plan = if args.plan { Some(plan(ctx, &loaded.model, &bound)?) } else { None };
+    let mut trace = Trace { stop_after: args.stop_after, ..Trace::new() };
+    let plan = if args.plan || args.trace { Some(plan(ctx, &loaded.model, &bound, &mut trace)?) } else { None };
+    let plan = plan.filter(|_| args.plan);
+    let trace = args.trace.then(|| trace.to_string());
     let mut out = serde_json::to_value(&summary)?;
     if let Value::Object(fields) = &mut out {
         fields.insert("states".into(), states(&loaded.model));
         fields.extend(text.as_ref().map(|t| ("text".to_string(), json!(t))));
         fields.extend(plan.as_ref().map(|t| ("plan".to_string(), json!(t))));
+        fields.extend(trace.as_ref().map(|t| ("trace".to_string(), json!(t))));
     }
-    ctx.emit(&out, || match (text, plan) {
-        (None, None) => table(&summary, &loaded.model),
-        (text, plan) => [text, plan].into_iter().flatten().collect(),
+    ctx.emit(&out, || match (text, plan, trace) {
+        (None, None, None) => table(&summary, &loaded.model),
+        (text, plan, trace) => [text, trace, plan].into_iter().flatten().collect(),
     })
 }
 
-fn plan(ctx: &Context, model: &Model, bound: &Bindings) -> Result<String> {
-    Ok(lower(&optimize_for_inference(model)?, bound, &ctx.target)?.text())
+fn plan(ctx: &Context, model: &Model, bound: &Bindings, trace: &mut Trace) -> Result<String> {
+    Ok(lower(&optimize_for_inference(model, trace)?, bound, &ctx.target)?.text())
 }
 
 fn states(model: &Model) -> Value {

@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Args;
 use penjing_data::{npy_to_writer, read_npy, write_atomically};
 use penjing_exec::Outputs;
+use penjing_rewrite::Trace;
 use penjing_tensor::Tensor;
 use serde_json::{Value, json};
 use std::{
@@ -34,6 +35,9 @@ pub(crate) struct RunArgs {
     /// Extents of an input; checked against what --input gives
     #[arg(long, value_name = "NAME=1x3x224x224")]
     shape: Vec<ShapeArg>,
+    /// Apply only the first N rewrites: halving N finds the one that changes a result
+    #[arg(long, value_name = "N")]
+    stop_after: Option<usize>,
 }
 
 /// An input's name and its file.
@@ -66,8 +70,9 @@ pub(crate) fn run(ctx: &Context, args: &RunArgs) -> Result<()> {
     let (loaded, bound) = load_file(&args.model, &RoleArgs::default(), &args.shape, &inputs)?;
     inputs.retain(|name, _| !bound.contains(name));
     check_shapes(&loaded.model, &args.shape, &inputs)?;
-    let outputs =
-        execute(&loaded.model, &inputs, ctx.target).with_context(|| format!("cannot run {}", args.model.display()))?;
+    let mut trace = Trace { stop_after: args.stop_after, ..Trace::new() };
+    let outputs = execute(&loaded.model, &inputs, ctx.target, &mut trace)
+        .with_context(|| format!("cannot run {}", args.model.display()))?;
     let files = match &args.output {
         Some(folder) => write(folder, &outputs)?,
         None => vec![None; outputs.len()],
