@@ -1,6 +1,5 @@
 //! What can go wrong in a compression pass.
 
-use penjing_exec::ExecError;
 use penjing_ir::IrError;
 use penjing_reference::RefError;
 use penjing_tensor::TensorError;
@@ -30,6 +29,4 @@ pub enum CompressError {
     Ir(#[from] IrError),
     #[error(transparent)]
     Tensor(#[from] TensorError),
-    #[error(transparent)]
-    Exec(#[from] ExecError),
 }

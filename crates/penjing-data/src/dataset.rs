@@ -155,11 +155,6 @@ impl Dataset {
         &self.x.shape()[1..]
     }
 
-    /// Shape of one sample's labels: [] or [T]; `None` without labels.
-    pub fn label_shape(&self) -> Option<&[usize]> {
-        self.y.as_ref().map(|y| &y.shape()[1..])
-    }
-
     /// Stored dtype of the samples: u8, f32 or i64.
     pub fn dtype(&self) -> DType {
         self.x.dtype()
@@ -254,18 +249,17 @@ pub(crate) fn gather(t: &Tensor, rows: &[usize]) -> Tensor {
 }
 
 /// Refuses a folder whose file names start differently (`train-…`, `test-…`): read as one they would mix what a model is
-/// trained on with what it is judged by.
+/// trained on with what it is judged by. Digits at the start's end number the parts of one split (`0000`, `0001`; `train0`).
 fn one_split(files: &[PathBuf]) -> Result<(), String> {
     let split = |path: &PathBuf| {
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        name.split('-').next().unwrap_or_default().to_owned()
+        name.split('-').next().unwrap_or_default().trim_end_matches(|c: char| c.is_ascii_digit()).to_owned()
     };
     let mut splits: Vec<String> = files.iter().map(split).collect();
     splits.dedup();
     match splits.as_slice() {
-        [_, _, ..] => {
-            Err(format!("the folder holds {}; name one of them, as in FOLDER/{}*", splits.join(", "), splits[0]))
-        }
+        // Names of digits alone sort first, so that the last split has a name.
+        [.., _, last] => Err(format!("the folder holds {}; name one of them, as in FOLDER/{last}*", splits.join(", "))),
         _ => Ok(()),
     }
 }
@@ -413,6 +407,10 @@ mod tests {
     fn a_folder_of_two_splits_is_refused() {
         let files = |names: &[&str]| names.iter().map(PathBuf::from).collect::<Vec<_>>();
         assert!(one_split(&files(&["d/train-0.parquet", "d/train-1.parquet"])).is_ok());
+        assert!(one_split(&files(&["d/0000.parquet", "d/0001.parquet"])).is_ok());
+        assert!(one_split(&files(&["d/train0.parquet", "d/train1.parquet"])).is_ok());
+        let mixed = one_split(&files(&["d/0000.parquet", "d/test-0.parquet"])).unwrap_err();
+        assert!(mixed.contains("FOLDER/test*"), "{mixed}");
         assert!(one_split(&files(&["d/test-0.parquet", "d/train-0.parquet"])).unwrap_err().contains("test, train"));
     }
 

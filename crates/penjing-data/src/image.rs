@@ -3,7 +3,10 @@
 //! Decoding is strict: a truncated or broken image is an error, never a half-grey picture. JPEG decoders round differently: in
 //! files with halved chroma some samples differ by 1 or 2 (of 255) from libjpeg's.
 
-use std::io::Cursor;
+use std::{
+    io::Cursor,
+    panic::{UnwindSafe, catch_unwind},
+};
 use zune_core::{bytestream::ZCursor, colorspace::ColorSpace, options::DecoderOptions};
 use zune_jpeg::JpegDecoder;
 
@@ -38,13 +41,18 @@ impl Image {
 
 /// Decodes a JPEG or PNG file, told by its first bytes. Transparency is dropped, 16-bit samples keep their upper byte.
 ///
-/// The error says why the bytes are no such image, or that they would decode to far more than their size warrants.
+/// The error says why the bytes are no such image, or that they would decode to far more than their size warrants. This is the
+/// one boundary at which a panic of a decoder (other projects' code, fed hostile bytes) becomes an error as well.
 pub fn decode_image(bytes: &[u8]) -> Result<Image, String> {
-    match bytes {
+    without_panic(|| match bytes {
         [0xFF, 0xD8, 0xFF, ..] => decode_jpeg(bytes),
         [0x89, b'P', b'N', b'G', ..] => decode_png(bytes),
         _ => Err("the image is neither JPEG nor PNG".to_owned()),
-    }
+    })
+}
+
+fn without_panic<T>(decode: impl FnOnce() -> Result<T, String> + UnwindSafe) -> Result<T, String> {
+    catch_unwind(decode).unwrap_or_else(|_| Err("the image's decoder panicked".to_owned()))
 }
 
 fn decode_jpeg(bytes: &[u8]) -> Result<Image, String> {
@@ -151,6 +159,11 @@ mod tests {
         !bytes.iter().fold(!0u32, |crc, &b| {
             (0..8).fold(crc ^ u32::from(b), |c, _| if c & 1 == 1 { 0xEDB8_8320 ^ (c >> 1) } else { c >> 1 })
         })
+    }
+
+    #[test]
+    fn a_panic_of_a_decoder_is_an_error() {
+        assert!(without_panic::<Image>(|| panic!("a decoder's fault")).unwrap_err().contains("panicked"));
     }
 
     #[test]

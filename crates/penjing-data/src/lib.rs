@@ -18,7 +18,7 @@ mod parquet;
 mod resize;
 mod text;
 
-pub use atomic::write_atomically;
+pub use atomic::{output_file, write_atomically};
 pub use augment::{Crop, Flip, Placement};
 pub use dataset::{Dataset, OpenOptions};
 pub use digits::{DIGITS_HELD_OUT, Digits, Digits24, digits, digits_24};

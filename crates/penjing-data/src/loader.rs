@@ -89,7 +89,7 @@ pub struct Loader {
     config: LoaderConfig,
     /// The last epoch's order, so that batches of one epoch do not shuffle again.
     order: Mutex<Option<(u64, Arc<Vec<usize>>)>>,
-    /// For bytes: input value by channel and byte, [C, 256].
+    /// For bytes: input value by channel and byte, [C, 256], or [1, 256] where all channels are normalized alike.
     table: Vec<[f32; 256]>,
 }
 
@@ -120,19 +120,13 @@ impl Loader {
                 ));
             }
         }
-        let channels = data.sample_shape().first().copied().unwrap_or(1);
-        let table = if data.dtype() == DType::U8 { byte_table(data.normalization(), channels) } else { Vec::new() };
+        let table = if data.dtype() == DType::U8 { byte_table(data.normalization()) } else { Vec::new() };
         Ok(Loader { data, config, order: Mutex::new(None), table })
     }
 
     /// The dataset.
     pub fn dataset(&self) -> &Dataset {
         &self.data
-    }
-
-    /// The configuration.
-    pub fn config(&self) -> &LoaderConfig {
-        &self.config
     }
 
     /// Batches in an epoch, the last partial one included.
@@ -146,11 +140,6 @@ impl Loader {
             (Some(crop), &[c, _, _]) => vec![c, crop.height, crop.width],
             (_, shape) => shape.to_vec(),
         }
-    }
-
-    /// The global batches of `epoch`: positions in the dataset.
-    pub fn batches(&self, epoch: u64) -> Vec<Vec<usize>> {
-        self.order(epoch).chunks(self.config.batch_size).map(<[usize]>::to_vec).collect()
     }
 
     /// This rank's part of global batch `index` of `epoch`.
@@ -191,7 +180,9 @@ impl Loader {
         match x.dtype() {
             DType::U8 => {
                 let pixels = x.as_slice::<u8>().expect("its dtype is U8");
-                self.convert(pixels, indices, stored, epoch, |c, v| self.table[c][usize::from(v)])
+                self.convert(pixels, indices, stored, epoch, |c, v| {
+                    self.table[c.min(self.table.len() - 1)][usize::from(v)]
+                })
             }
             DType::F32 => {
                 let values = x.as_slice::<f32>().expect("its dtype is F32");
@@ -251,8 +242,9 @@ impl Loader {
     }
 }
 
-fn byte_table(normalization: &Normalization, channels: usize) -> Vec<[f32; 256]> {
-    (0..channels).map(|c| std::array::from_fn(|byte| normalization.apply(c, byte as f32))).collect()
+fn byte_table(normalization: &Normalization) -> Vec<[f32; 256]> {
+    let rows = normalization.mean.len().max(normalization.std.len());
+    (0..rows).map(|c| std::array::from_fn(|byte| normalization.apply(c, byte as f32))).collect()
 }
 
 #[cfg(test)]
@@ -269,13 +261,13 @@ mod tests {
     fn every_sample_comes_once_an_epoch_and_epochs_differ() {
         let loader = Loader::new(images(10), LoaderConfig::train(4, 7)).unwrap();
         assert_eq!(loader.batches_per_epoch(), 3);
-        let epoch: Vec<Vec<usize>> = loader.batches(0);
+        let batches = |epoch| (0..3).map(|i| loader.batch(epoch, i).unwrap().indices).collect::<Vec<_>>();
+        let epoch = batches(0);
         assert_eq!(epoch.iter().map(Vec::len).collect::<Vec<_>>(), [4, 4, 2]);
         let mut all = epoch.concat();
-        assert_ne!(all, loader.batches(1).concat());
+        assert_ne!(all, batches(1).concat());
         all.sort_unstable();
         assert_eq!(all, (0..10).collect::<Vec<_>>());
-        assert_eq!(loader.batch(0, 2).unwrap().indices, epoch[2]);
         assert!(loader.batch(0, 3).is_err());
         let again = Loader::new(images(10), LoaderConfig::train(4, 7)).unwrap();
         assert_eq!(again.batch(5, 1).unwrap(), loader.batch(5, 1).unwrap());
@@ -342,6 +334,18 @@ mod tests {
         let data = Dataset::new("features", f.clone(), None).unwrap();
         let batch = Loader::new(data, LoaderConfig::eval(9)).unwrap().batch(0, 0).unwrap();
         assert_eq!((batch.x, batch.y), (f, None));
+    }
+
+    /// Axis 1 of bytes may be anything, such as a waveform's samples: a table with a row for each of these would take 10 GB.
+    #[test]
+    fn a_long_axis_of_bytes_takes_no_table_row_each() {
+        let mut bytes = vec![1u8; 10_000_000];
+        bytes[9_999_999] = 7;
+        let data = Dataset::new("wave", Tensor::from_vec(&[1, 10_000_000], bytes).unwrap(), None).unwrap();
+        let loader = Loader::new(data, LoaderConfig::eval(1)).unwrap();
+        assert_eq!(loader.table.len(), 1);
+        let x = loader.batch(0, 0).unwrap().x;
+        assert_eq!(x.as_slice::<f32>().unwrap()[9_999_998..], [1.0, 7.0]);
     }
 
     #[test]

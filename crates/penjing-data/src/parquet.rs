@@ -64,7 +64,6 @@ pub struct ParquetImages {
     image_column: usize,
     label_column: usize,
     label_names: Vec<String>,
-    rows: u64,
 }
 
 impl ParquetImages {
@@ -102,12 +101,7 @@ impl ParquetImages {
             return Err(bad(format!("{rows} rows are declared, {} bytes are present", bytes.len())));
         }
         let label_names = label_names(&metadata, columns[label_column].path().string().as_str());
-        Ok(ParquetImages { name, bytes, metadata, image_column, label_column, label_names, rows })
-    }
-
-    /// Rows in the file, broken ones included.
-    pub fn rows(&self) -> u64 {
-        self.rows
+        Ok(ParquetImages { name, bytes, metadata, image_column, label_column, label_names })
     }
 
     /// Number of row groups.
@@ -135,12 +129,7 @@ impl ParquetImages {
         let images = self.images(group, rows).map_err(bad)?;
         let labels = self.labels(group, rows).map_err(bad)?;
         let budget = FREE_BYTES.saturating_add(MAX_EXPANSION.saturating_mul(self.bytes.len() as u64));
-        let decoded = decode_all(&images, budget).ok_or_else(|| {
-            bad(format!(
-                "its images decode to more than {budget} bytes, beyond what {} bytes warrant",
-                self.bytes.len()
-            ))
-        })?;
+        let decoded = decode_all(&images, budget).map_err(bad)?;
         let mut out = ImageRows::default();
         for (i, (image, label)) in decoded.into_iter().zip(labels).enumerate() {
             match image.and_then(|image| Ok((image, self.check_label(label)?))) {
@@ -238,8 +227,8 @@ fn label_names(metadata: &ParquetMetaData, label_column: &str) -> Vec<String> {
     names().unwrap_or_default()
 }
 
-/// Every image decoded, in order, on as many threads as the machine has; `None` when together they exceed `budget` bytes.
-fn decode_all(records: &[Option<Bytes>], budget: u64) -> Option<Vec<Result<Image, String>>> {
+/// Every image decoded, in order, on as many threads as the machine has; an error when together they exceed `budget` bytes.
+fn decode_all(records: &[Option<Bytes>], budget: u64) -> Result<Vec<Result<Image, String>>, String> {
     let threads =
         std::thread::available_parallelism().map_or(1, usize::from).min(records.len() / FEWEST_PER_THREAD + 1);
     let decoded = AtomicU64::new(0);
@@ -252,16 +241,20 @@ fn decode_all(records: &[Option<Bytes>], budget: u64) -> Option<Vec<Result<Image
         Ok(image)
     };
     let chunk = records.len().div_ceil(threads).max(1);
-    let out = if threads == 1 {
-        records.iter().map(decode).collect()
+    let parts = if threads == 1 {
+        vec![records.iter().map(decode).collect::<Vec<_>>()]
     } else {
         std::thread::scope(|scope| {
             let workers: Vec<_> = records
                 .chunks(chunk)
                 .map(|part| scope.spawn(move || part.iter().map(decode).collect::<Vec<_>>()))
                 .collect();
-            workers.into_iter().flat_map(|w| w.join().expect("decoding returns errors and does not panic")).collect()
-        })
+            let parts: Result<Vec<_>, _> = workers.into_iter().map(|w| w.join()).collect();
+            parts.map_err(|_| "a thread that decodes images panicked".to_owned())
+        })?
     };
-    (decoded.into_inner() <= budget).then_some(out)
+    if decoded.into_inner() > budget {
+        return Err(format!("its images decode to more than {budget} bytes, beyond what its size warrants"));
+    }
+    Ok(parts.into_iter().flatten().collect())
 }

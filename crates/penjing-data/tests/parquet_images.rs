@@ -13,7 +13,7 @@ fn rows_come_back_in_order_with_names() {
     for properties in [zstd_properties(), snappy_properties()] {
         let bytes = parquet_file(&[&rows[..4], &rows[4..]], properties);
         let file = ParquetImages::from_bytes(bytes, "t.parquet").unwrap();
-        assert_eq!((file.rows(), file.row_groups()), (7, 2));
+        assert_eq!(file.row_groups(), 2);
         let first = file.read_row_group(0, BadRecords::Fail).unwrap();
         let second = file.read_row_group(1, BadRecords::Fail).unwrap();
         assert_eq!([first.labels, second.labels].concat(), [0, 1, 2, 0, 1, 2, 0]);

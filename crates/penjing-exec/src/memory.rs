@@ -42,12 +42,12 @@ pub(crate) fn plan_offsets(blocks: &[Lifetime]) -> Offsets {
             if gap >= size_of(i) && best.is_none_or(|(smallest, _)| gap < smallest) {
                 best = Some((gap, end));
             }
-            end = end.max(offsets[p] + size_of(p));
+            end = end.max(offsets[p].saturating_add(size_of(p)));
         }
         offsets[i] = best.map_or(end, |(_, at)| at);
         placed.push(i);
     }
-    let size = by_size.iter().map(|&i| offsets[i] + size_of(i)).max().unwrap_or(0);
+    let size = by_size.iter().map(|&i| offsets[i].saturating_add(size_of(i))).max().unwrap_or(0);
     let steps = blocks.iter().map(|b| b.last + 1).max().unwrap_or(0);
     let mut change = vec![0i128; steps + 1];
     for &i in &by_size {

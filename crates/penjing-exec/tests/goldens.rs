@@ -12,7 +12,7 @@ use penjing_tensor::Tensor;
 use penjing_testkit::{GOLDEN_NETWORKS, GoldenNetwork, golden_network};
 use std::collections::BTreeMap;
 
-/// The bar of issue and goldens: max|Δ| relative to the largest value.
+/// The bar of the goldens: max|Δ| relative to the largest value.
 const TOLERANCE: f64 = 1e-4;
 
 fn inputs(network: &GoldenNetwork, model: &Model, step: i64, rate: f64) -> BTreeMap<String, Tensor> {

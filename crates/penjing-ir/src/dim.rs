@@ -109,7 +109,10 @@ impl Dim {
             return exact;
         }
         match (self.as_int(), by.as_int()) {
-            (Some(a), Some(b)) if b != 0 => Dim::int(a.div_euclid(b) - i64::from(b < 0 && a.rem_euclid(b) != 0)),
+            (Some(a), Some(b)) if b != 0 => {
+                let floor = a.checked_div_euclid(b).map(|q| q - i64::from(b < 0 && a.rem_euclid(b) != 0));
+                Dim::int(floor.unwrap_or(i64::MAX))
+            }
             _ => Dim::atom(Atom::FloorDiv(self.clone(), by.clone())),
         }
     }

@@ -52,8 +52,9 @@ pub fn max_pool_u8(cx: Ctx<'_>, s: &PoolShape, x: &[u8], y: &mut [u8]) -> Result
 /// one), found again from x.
 pub fn max_pool_grad(cx: Ctx<'_>, s: &PoolShape, x: &[f32], dy: &[f32], dx: &mut [f32]) -> Result<(), KernelError> {
     const NAME: &str = "max_pool_grad";
+    s.check(NAME)?;
     let [h, w] = s.input;
-    let plane_y = s.output[0] * s.output[1];
+    let plane_y = product(&s.output).unwrap_or(usize::MAX);
     check_len(NAME, "x", product(&[s.planes, h, w]), x.len())?;
     each_plane(cx, NAME, &s.swapped(), dy, dx, &|_, _| {})?;
     if dx.is_empty() {
@@ -69,6 +70,7 @@ pub fn max_pool_grad(cx: Ctx<'_>, s: &PoolShape, x: &[f32], dy: &[f32], dx: &mut
 
 /// The mean of each window; 0 where nothing counts.
 pub fn avg_pool(cx: Ctx<'_>, s: &PoolShape, count: PadCount, x: &[f32], y: &mut [f32]) -> Result<(), KernelError> {
+    s.check("avg_pool")?;
     let [rows, cols] = s.counts(count);
     each_plane(cx, "avg_pool", s, x, y, &|x, y| avg_plane(cx.isa, s, x, &rows, &cols, y))
 }
@@ -81,6 +83,7 @@ pub fn avg_pool_grad(
     dy: &[f32],
     dx: &mut [f32],
 ) -> Result<(), KernelError> {
+    s.check("avg_pool_grad")?;
     let [rows, cols] = s.counts(count);
     each_plane(cx, "avg_pool_grad", &s.swapped(), dy, dx, &|dy, dx| {
         dx.fill(0.0);

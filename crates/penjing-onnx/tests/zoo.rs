@@ -29,6 +29,7 @@ fn exports_give_the_same_answers() {
     assert!(failed.is_empty(), "{}", failed.join("\n"));
 }
 
+#[allow(clippy::print_stdout)]
 fn models() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let mut found = Vec::new();
@@ -37,7 +38,9 @@ fn models() -> Vec<PathBuf> {
             println!("skipped: no {folder}");
             continue;
         };
-        found.extend(entries.map(|e| e.unwrap().path()).filter(|p| p.extension().is_some_and(|e| e == "onnx")));
+        found.extend(
+            entries.filter_map(|e| Some(e.ok()?.path())).filter(|p| p.extension().is_some_and(|e| e == "onnx")),
+        );
     }
     let filter = std::env::var("PENJING_CASE").unwrap_or_default();
     found.retain(|p| p.to_string_lossy().contains(&filter));

@@ -15,9 +15,6 @@ pub trait Comm: Send {
     /// `at` names the step in errors.
     fn all_reduce(&mut self, at: &str, data: &mut [f32]) -> Result<(), ParallelError>;
 
-    /// Replaces `data` by that of rank `root`.
-    fn broadcast(&mut self, at: &str, data: &mut [f32], root: usize) -> Result<(), ParallelError>;
-
     /// Returns when every rank has come here.
     fn barrier(&mut self, at: &str) -> Result<(), ParallelError>;
 }

@@ -14,9 +14,9 @@ pub enum ParallelError {
     #[error("rank {rank} stopped at `{at}` because another rank failed: {why}")]
     Aborted { rank: usize, at: String, why: String },
     #[error(
-        "rank {rank} came to `{at}` with {have} elements, rank {other} with {want}; the ranks run different programs"
+        "rank {rank} came to `{at}` with {have} elements, rank {other} to `{other_at}` with {want}; the ranks run different programs"
     )]
-    Mismatch { rank: usize, other: usize, at: String, have: usize, want: usize },
+    Mismatch { rank: usize, other: usize, at: String, other_at: String, have: usize, want: usize },
     #[error("{0} ranks were asked for; at least 1 and at most 1024 can run as threads of one process")]
     RankCount(usize),
     #[error("rank {rank} panicked: {why}")]

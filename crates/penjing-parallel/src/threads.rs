@@ -8,7 +8,7 @@ use std::{
 };
 
 /// How long a rank waits for the others before it names those that are missing.
-const DEADLINE: Duration = Duration::from_secs(120);
+const DEADLINE: Duration = Duration::from_secs(3600);
 
 /// The largest group of threads.
 const MAX_RANKS: usize = 1024;
@@ -83,17 +83,17 @@ impl Comm for ThreadComm {
         if self.group.size == 1 {
             return Ok(());
         }
-        self.publish(data);
+        self.publish(at, data);
         self.barrier(at)?;
-        self.check_lengths(at, data.len())?;
+        self.check_same(at, data.len())?;
         // Each rank sums one share of the elements over all ranks, in rank order, and publishes that share.
         let n = data.len();
         let share = n.div_ceil(self.group.size);
         let span = |rank: usize| (rank * share).min(n)..((rank + 1) * share).min(n);
         let mine = span(self.rank);
-        let mut sum = read(&self.group.parts[0])[mine.clone()].to_vec();
+        let mut sum = read(&self.group.parts[0]).data[mine.clone()].to_vec();
         for part in &self.group.parts[1..] {
-            sum.iter_mut().zip(&read(part)[mine.clone()]).for_each(|(s, v)| *s += v);
+            sum.iter_mut().zip(&read(part).data[mine.clone()]).for_each(|(s, v)| *s += v);
         }
         *write(&self.group.sums[self.rank]) = sum;
         self.barrier(at)?;
@@ -104,41 +104,44 @@ impl Comm for ThreadComm {
         self.barrier(at)
     }
 
-    fn broadcast(&mut self, at: &str, data: &mut [f32], root: usize) -> Result<(), ParallelError> {
-        self.publish(data);
-        self.barrier(at)?;
-        self.check_lengths(at, data.len())?;
-        data.copy_from_slice(&read(&self.group.parts[root]));
-        self.barrier(at)
-    }
-
     fn barrier(&mut self, at: &str) -> Result<(), ParallelError> {
         self.group.barrier(self.rank, at)
     }
 }
 
 impl ThreadComm {
-    fn publish(&self, data: &[f32]) {
+    fn publish(&self, at: &str, data: &[f32]) {
         let mut part = write(&self.group.parts[self.rank]);
-        part.clear();
-        part.extend_from_slice(data);
+        part.at.clear();
+        part.at.push_str(at);
+        part.data.clear();
+        part.data.extend_from_slice(data);
     }
 
-    fn check_lengths(&self, at: &str, have: usize) -> Result<(), ParallelError> {
+    /// Every rank must have come to the same step with as many elements.
+    fn check_same(&self, at: &str, have: usize) -> Result<(), ParallelError> {
         for (other, part) in self.group.parts.iter().enumerate() {
-            let want = read(part).len();
-            if want != have {
-                return Err(ParallelError::Mismatch { rank: self.rank, other, at: at.into(), have, want });
+            let part = read(part);
+            if part.data.len() != have || part.at != at {
+                let (at, other_at, want) = (at.into(), part.at.clone(), part.data.len());
+                return Err(ParallelError::Mismatch { rank: self.rank, other, at, other_at, have, want });
             }
         }
         Ok(())
     }
 }
 
+#[derive(Default)]
+struct Part {
+    /// The step it came to.
+    at: String,
+    data: Vec<f32>,
+}
+
 struct Group {
     size: usize,
     /// What each rank brought.
-    parts: Vec<RwLock<Vec<f32>>>,
+    parts: Vec<RwLock<Part>>,
     /// Each rank's share of the sum.
     sums: Vec<RwLock<Vec<f32>>>,
     meeting: Mutex<Meeting>,
@@ -228,16 +231,6 @@ mod tests {
     }
 
     #[test]
-    fn broadcast_gives_the_roots_data() {
-        let results = run_ranks(3, |mut comm| {
-            let mut data = vec![comm.rank() as f32; 4];
-            comm.broadcast("weights", &mut data, 1)?;
-            Ok::<_, ParallelError>(data)
-        });
-        assert_eq!(results.unwrap(), vec![vec![1.0; 4]; 3]);
-    }
-
-    #[test]
     fn a_failed_rank_ends_the_others() {
         // Many times, because the ranks that it wakes race it to report.
         for _ in 0..500 {
@@ -261,6 +254,15 @@ mod tests {
         let result = run_ranks(2, |mut comm| {
             let mut data = vec![0.0; comm.rank() + 1];
             comm.all_reduce("bucket 0", &mut data)
+        });
+        assert!(matches!(result, Err(ParallelError::Mismatch { .. })));
+    }
+
+    #[test]
+    fn different_steps_are_an_error() {
+        let result = run_ranks(2, |mut comm| {
+            let at = format!("bucket {}", comm.rank());
+            comm.all_reduce(&at, &mut [0.0; 4])
         });
         assert!(matches!(result, Err(ParallelError::Mismatch { .. })));
     }

@@ -17,10 +17,14 @@ impl Deref for MappedFile {
 ///
 /// The contents must not be changed by another process while the map lives; the threat model (docs/security.md) leaves that out.
 pub fn map_file(path: &Path) -> io::Result<MappedFile> {
+    let regular = |is_file: bool| match is_file {
+        true => Ok(()),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")),
+    };
+    // Before opening, because opening a named pipe waits for its writer.
+    regular(std::fs::metadata(path)?.is_file())?;
     let file = File::open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
-    }
+    regular(file.metadata()?.is_file())?;
     if file.metadata()?.len() == 0 {
         return Ok(MappedFile(None));
     }

@@ -129,7 +129,7 @@ impl Tally {
             row.iter().enumerate().filter(|(i, v)| **v > row[label] || (**v == row[label] && *i < label)).count();
         self.n += 1;
         self.loss += sum.ln() + max - f64::from(row[label]);
-        self.top1 += usize::from(prediction == label);
+        self.top1 += usize::from(prediction == label && !row[label].is_nan());
         self.top5 += usize::from(before < 5 && !row[label].is_nan());
         self.confusion[label][prediction] += 1;
     }

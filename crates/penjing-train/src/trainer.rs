@@ -7,7 +7,7 @@ use penjing_grad::{
     LossConfig, OptimizerConfig, Schedule, UpdateOptions, append_accumulation, append_gradients, append_loss,
     append_updates, names, take_accumulated,
 };
-use penjing_ir::{Bindings, Model};
+use penjing_ir::{Bindings, Model, Role};
 use penjing_parallel::{
     BucketConfig, Comm, ParallelError, SummingRank, ThreadComm, Timeline, all_reduce_gradients, average_buffers,
     run_ranks,
@@ -18,7 +18,7 @@ use penjing_rewrite::{
 };
 use penjing_tensor::{Tensor, fnv1a};
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc, time::Instant};
+use std::{collections::BTreeMap, ops::ControlFlow, path::Path, sync::Arc, time::Instant};
 
 /// How a model is trained. Two runs with equal configuration, model and data give equal bits, at any thread count.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -188,13 +188,17 @@ impl<'a> Rank<'a> {
 
     fn run(mut self) -> Result<RankResult, TrainError> {
         let per_epoch = self.loaders[0].batches_per_epoch() as u64;
-        let total = per_epoch * self.job.config.epochs;
+        let total = per_epoch.saturating_mul(self.job.config.epochs);
         let first = self.loaders[0].batch(0, 0)?;
         let program = self.program(&first)?;
         let plan_hash = fingerprint(self.session.program(program));
         let identity = self.identity(&plan_hash);
         if let (Some(resumed), Some(policy)) = (self.job.resumed, self.job.checkpoint) {
-            resumed.check_identity(&policy.path, &identity)?;
+            // The plan of another rank differs where it has more rows.
+            if self.comm.rank() == 0 {
+                resumed.check_identity(&policy.path, &identity)?;
+                self.check_complete(resumed, total, &policy.path)?;
+            }
             for (name, content) in &resumed.states {
                 self.session.set_state(name, content)?;
             }
@@ -241,6 +245,7 @@ impl<'a> Rank<'a> {
             let share = Tensor::scalar(batch.indices.len() as f32 / part_rows as f32);
             let id = self.program(&batch)?;
             let y = batch.y.ok_or_else(|| TrainError::NoLabels { data: self.job.data.name().into() })?;
+            self.check_labels(&y, &batch.indices)?;
             let tokens: usize = y.shape().iter().skip(1).product();
             let inverse = Tensor::scalar(1.0 / (batch.global_rows * tokens) as f32);
             let all = [
@@ -270,6 +275,38 @@ impl<'a> Rank<'a> {
             self.session.run(id, &wanted)?;
         }
         Ok((loss, rows))
+    }
+
+    /// A label that is no class would count as nothing: no loss, no gradient.
+    fn check_labels(&self, y: &Tensor, indices: &[usize]) -> Result<(), TrainError> {
+        let graph = &self.job.model.graph;
+        let classes = graph.outputs.first().and_then(|o| graph.fact(o.value).shape.last()?.as_const());
+        let (LossConfig::CrossEntropy { ignore, .. }, Some(classes)) = (&self.job.config.loss, classes) else {
+            return Ok(());
+        };
+        let labels = y.to_i64s().unwrap_or_default();
+        let known = |l: &i64| Some(*l) == *ignore || usize::try_from(*l).is_ok_and(|l| l < classes);
+        let Some(at) = labels.iter().position(|l| !known(l)) else { return Ok(()) };
+        let per_sample = (labels.len() / indices.len().max(1)).max(1);
+        let sample = indices.get(at / per_sample).copied().unwrap_or(at);
+        Err(TrainError::Label { label: labels[at], sample, classes })
+    }
+
+    /// Errors when a checkpoint lacks a state of this run, or its step and losses do not fit.
+    fn check_complete(&self, resumed: &Checkpoint, total: u64, path: &Path) -> Result<(), TrainError> {
+        let fail = |why: String| Err(TrainError::Checkpoint { path: path.into(), why });
+        let missing = self.session.state_names().into_iter().find(|name| !resumed.states.contains_key(name));
+        if let Some(name) = missing {
+            return fail(format!("it has no state `{name}`"));
+        }
+        if resumed.losses.len() as u64 != resumed.step || resumed.step > total {
+            return fail(format!(
+                "its step {} does not fit {} losses and {total} updates",
+                resumed.step,
+                resumed.losses.len()
+            ));
+        }
+        Ok(())
     }
 
     /// The step ended before its update, so running it again finds the first node whose result is not finite.
@@ -313,12 +350,14 @@ impl<'a> Rank<'a> {
         Ok(self.comm.barrier("checkpoint")?)
     }
 
-    /// Every state, all finite: the last update may have broken what the next loss would show.
+    /// Every state; what training changes must be finite, since the last update may have broken what the next loss would show.
     fn states(&self) -> Result<BTreeMap<String, Tensor>, TrainError> {
         let mut states = BTreeMap::new();
         for name in self.session.state_names() {
             let content = self.session.state(&name)?;
-            if content.as_slice::<f32>().is_ok_and(|v| !v.iter().all(|v| v.is_finite())) {
+            let own = self.job.model.find_state(&name).map(|s| self.job.model.state(s));
+            let changes = own.is_none_or(|s| s.trainable || s.role == Role::Buffer);
+            if changes && content.as_slice::<f32>().is_ok_and(|v| !v.iter().all(|v| v.is_finite())) {
                 let kernel = "update".into();
                 return Err(TrainError::NotFinite { step: self.step.saturating_sub(1), node: name, kernel });
             }
@@ -333,6 +372,13 @@ impl<'a> Rank<'a> {
         (0..ranks).map(|r| Shard { rank: r * parts + part, ranks: ranks * parts }.part(global_rows).len()).sum()
     }
 
+    /// Name, count and, where a checkpoint will be compared with it, content of the data.
+    fn data_identity(&self) -> String {
+        let data = self.job.data;
+        let content = self.job.checkpoint.map_or(0, |_| data.fingerprint());
+        format!("{} ({} samples, {content:016x})", data.name(), data.len())
+    }
+
     /// What a resumed run must share with this one.
     fn identity(&self, plan_hash: &str) -> BTreeMap<String, String> {
         let mut config = serde_json::to_value(self.job.config).unwrap_or_default().to_string();
@@ -344,7 +390,7 @@ impl<'a> Rank<'a> {
         let hash = |text: &str| format!("{:016x}", fnv1a(text.as_bytes()));
         BTreeMap::from([
             ("configuration".into(), hash(&config)),
-            ("data".into(), format!("{} ({} samples)", self.job.data.name(), self.job.data.len())),
+            ("data".into(), self.data_identity()),
             ("instruction set".into(), self.job.target.isa.name().into()),
             ("model".into(), hash(&states)),
             ("plan".into(), plan_hash.into()),

@@ -4,9 +4,10 @@ use crate::{
     context::{Context, say},
     shape::{ShapeArg, named_dims},
 };
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use penjing_compress::prune::{bake_masks, restore_masks};
+use penjing_data::output_file;
 use penjing_ir::Model;
 use penjing_onnx::{ImportOptions, OnnxError, export, import, read_model, write_model};
 use penjing_tensor::Tensor;
@@ -117,7 +118,7 @@ pub(crate) fn save(model: &Model, path: &Path) -> Result<u64> {
 /// As [`save`], without a word.
 pub(crate) fn save_silently(model: &Model, path: &Path) -> Result<u64> {
     let proto = export(&bake_masks(model)?)?;
-    write_model(path, &proto)?;
+    write_model(&output_file(path)?, &proto)?;
     let size = fs::metadata(path).with_context(|| format!("cannot read {} back", path.display()))?.len();
     Ok(size)
 }
@@ -131,10 +132,11 @@ pub(crate) fn check_writable(path: &Path) -> Result<()> {
     if path.is_dir() || path.file_name().is_none() {
         bail!("cannot write {}: it is a folder; name a file in it", path.display());
     }
-    if folder.is_dir() {
-        return Ok(());
+    if !folder.is_dir() {
+        bail!("cannot write {}: there is no folder {}; make it first", path.display(), folder.display());
     }
-    Err(anyhow!("cannot write {}: there is no folder {}; make it first", path.display(), folder.display()))
+    output_file(path)?;
+    Ok(())
 }
 
 fn looks_like_a_path(spec: &str) -> bool {

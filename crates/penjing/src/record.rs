@@ -7,7 +7,7 @@ use crate::{
     model_file::Loaded,
     shape::bind_batch,
 };
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use penjing_data::{Dataset, write_atomically};
 use penjing_ir::{Bindings, Model};
 use penjing_report::{DataRecord, ModelRecord, ResultRecord, RunRecord, StepRecord};
@@ -35,9 +35,9 @@ pub(crate) struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Writes `record.json` into `folder`, by default the output's name with the ending `.run`, and reports the run.
+    /// Writes `record.json` into its folder, see [`record_folder`], and reports the run.
     pub(crate) fn finish(self, ctx: &Context, folder: Option<&Path>) -> Result<()> {
-        let folder = folder.map_or_else(|| self.out.with_extension("run"), PathBuf::from);
+        let folder = record_folder(self.out, folder);
         let record = self.record(ctx)?;
         fs::create_dir_all(&folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
         let path = folder.join("record.json");
@@ -77,6 +77,29 @@ impl Run<'_> {
             ..RunRecord::default()
         })
     }
+}
+
+/// The folder of the record: the one asked for, else the output's name with the ending `.run`.
+pub(crate) fn record_folder(output: &Path, asked: Option<&Path>) -> PathBuf {
+    asked.map_or_else(|| output.with_extension("run"), PathBuf::from)
+}
+
+/// Errors when `folder` cannot become the record's folder: better said before the work than after it.
+pub(crate) fn check_record_folder(folder: &Path, output: &Path) -> Result<()> {
+    let advice = "name another folder with --run";
+    if absolute(folder)? == absolute(output)? {
+        bail!("the run record cannot go to {}: the model goes there; {advice}", folder.display());
+    }
+    match folder.ancestors().find(|a| a.exists()) {
+        Some(nearest) if !nearest.is_dir() => {
+            bail!("the run record cannot go to {}: {} is a file; {advice}", folder.display(), nearest.display())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).with_context(|| format!("cannot tell where {} is", path.display()))
 }
 
 /// Writes `content` as JSON, beside the path and renamed.

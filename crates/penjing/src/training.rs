@@ -5,14 +5,16 @@ use crate::{
     data::{DataArgs, describe},
     model_file::check_writable,
     progress::ProgressLine,
+    record::{check_record_folder, record_folder},
 };
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
-use penjing_data::{Dataset, Flip, write_atomically};
+use penjing_data::{Dataset, Flip, Loader, write_atomically};
 use penjing_grad::{AdamW, LossConfig, OptimizerConfig, Schedule, Sgd, Shape, UpdateOptions};
 use penjing_ir::Model;
 use penjing_parallel::Timeline;
 use penjing_report::{StepMetrics, StepRecord};
+use penjing_tensor::DType;
 use penjing_train::{CheckpointPolicy, TrainConfig, Trained, evaluate, train};
 use serde::Serialize;
 use std::{
@@ -107,12 +109,24 @@ enum Course {
 }
 
 impl TrainingArgs {
-    /// Errors for outputs that could not be written after the work.
-    pub(crate) fn check(&self) -> Result<()> {
+    /// Errors for what could not be written after the work: `output`, the record beside it, and the files of the other flags.
+    pub(crate) fn check(&self, output: &Path) -> Result<()> {
+        check_writable(output)?;
         for path in [&self.checkpoint, &self.timeline].into_iter().flatten() {
             check_writable(path)?;
         }
-        Ok(())
+        check_record_folder(&record_folder(output, self.run.as_deref()), output)
+    }
+
+    /// The batches of --eval, where it is given, normalized as `training` is. Opened before the work, so that a name that is
+    /// wrong costs nothing.
+    pub(crate) fn open_eval(&self, model: &Model, training: Option<&Dataset>) -> Result<Option<Loader>> {
+        let Some(spec) = &self.eval else { return Ok(None) };
+        let mut data = self.data.open_for(spec, model)?;
+        if let Some(training) = training.filter(|t| t.dtype() == DType::U8 && data.dtype() == DType::U8) {
+            data = data.with_normalization(training.normalization().clone())?;
+        }
+        self.data.evaluation(&data, model).map(Some)
     }
 
     fn config(&self, epochs: u64, steps_per_epoch: u64) -> TrainConfig {
@@ -151,17 +165,21 @@ impl TrainingArgs {
     }
 }
 
-/// Trains `model` for `epochs` on `data`: the trained model and the step for the record.
+/// Trains `model` for `epochs` on `data` and measures it on `eval`: the trained model and the step for the record.
 pub(crate) fn run_training(
     ctx: &Context,
     model: &Model,
     data: &Dataset,
+    eval: Option<&Loader>,
     args: &TrainingArgs,
     epochs: u64,
     label: &str,
 ) -> Result<(Trained, StepRecord)> {
     if epochs == 0 {
         bail!("--epochs 0 trains nothing; give at least 1");
+    }
+    if let Some(eval) = eval {
+        rehearse(ctx, model, eval, args)?;
     }
     let start = Instant::now();
     let flip = if args.flip { Flip::Horizontal } else { Flip::None };
@@ -179,17 +197,23 @@ pub(crate) fn run_training(
         write_timeline(&trained.timeline, path)?;
     }
     describe(&mut trained.model, data)?;
-    let accuracy = measure(ctx, &trained.model, args)?;
+    let accuracy = measure(ctx, &trained.model, eval)?;
     let metrics = StepMetrics { loss: losses(&trained), accuracy, other: BTreeMap::new() };
     let wall_s = Some(start.elapsed().as_secs_f64());
     Ok((trained, StepRecord { action: "train".into(), name: label.into(), metrics, wall_s }))
 }
 
+/// Evaluates the first batch: data that do not fit the model, or have no labels, are told before the training.
+fn rehearse(ctx: &Context, model: &Model, eval: &Loader, args: &TrainingArgs) -> Result<()> {
+    let data = eval.dataset();
+    let first = if data.is_empty() { data.clone() } else { data.subset(&eval.batch(0, 0)?.indices)? };
+    evaluate(model, &args.data.evaluation(&first, model)?, ctx.target)?;
+    Ok(())
+}
+
 /// Accuracy on the data of --eval, where it is given.
-pub(crate) fn measure(ctx: &Context, model: &Model, args: &TrainingArgs) -> Result<Option<f64>> {
-    let Some(spec) = &args.eval else { return Ok(None) };
-    let data = args.data.open_for(spec, model)?;
-    Ok(Some(evaluate(model, &args.data.evaluation(&data, model)?, ctx.target)?.top1))
+pub(crate) fn measure(ctx: &Context, model: &Model, eval: Option<&Loader>) -> Result<Option<f64>> {
+    eval.map(|loader| Ok(evaluate(model, loader, ctx.target)?.top1)).transpose()
 }
 
 /// The losses as records keep them.

@@ -1,8 +1,11 @@
 //! The real binary: what each command leaves behind, its JSON and its exit codes.
 
 mod common;
+#[path = "../../penjing-data/tests/common/mod.rs"]
+mod parquet_images;
 
 use common::{Folder, size, text};
+use parquet_images::{parquet_file, png_square, zstd_properties};
 use penjing::{
     data::{Dataset, read_npy, write_npy},
     onnx::{ImportOptions, import, read_model, tensor_to_proto},
@@ -193,6 +196,49 @@ fn wrong_usage_is_exit_2_and_says_what_to_do() {
     assert_eq!(f.run("--version").status.code(), Some(0));
 }
 
+/// What would fail after the training fails before it: these runs would train for hours, and leave nothing behind.
+#[test]
+fn what_fails_after_the_work_is_found_before_it() {
+    let f = Folder::new("early");
+    f.write_digits(32);
+    f.json("new simple-cnn --width 2 -o m.onnx");
+    let x: Tensor = Dataset::open("digits").unwrap().subset(&[0, 1]).unwrap().x();
+    write_npy(&f.path("unlabelled.npy"), &x).unwrap();
+    fs::write(f.path("words.txt"), "a text does not fit a network of images".repeat(9)).unwrap();
+    let before = f.entries();
+    let train = "train m.onnx --data digits.npz --epochs 1000000";
+    for (line, part) in [
+        (format!("{train} --eval absent.npz -o out.onnx"), "absent.npz"),
+        (format!("{train} --eval unlabelled.npy -o out.onnx"), "label"),
+        (format!("{train} --eval words.txt -o out.onnx"), "i64[128]"),
+        (format!("{train} -o out.run"), "--run"),
+        (format!("{train} --run words.txt -o out.onnx"), "words.txt is a file"),
+        (format!("{train} --run words.txt/run -o out.onnx"), "words.txt is a file"),
+        (format!("{train} -o nowhere/out.onnx"), "nowhere"),
+        (format!("{train} -o /dev/null"), "not a regular file"),
+        (format!("{train} --checkpoint /dev/null -o out.onnx"), "not a regular file"),
+        ("prune m.onnx --sparsity 0.5 --eval absent.npz -o out.onnx".into(), "absent.npz"),
+        ("quantize m.onnx --data digits.npz --qat-epochs 1000000 --eval absent.npz -o out.onnx".into(), "absent.npz"),
+    ] {
+        let said = f.fails(&line, 2);
+        assert!(said.starts_with("error: ") && said.contains(part), "{line}: {said}");
+        assert_eq!(f.entries(), before, "{line}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_linked_output_is_written_through() {
+    let f = Folder::new("link");
+    fs::create_dir_all(f.path("models")).unwrap();
+    fs::write(f.path("models/m.onnx"), "old").unwrap();
+    std::os::unix::fs::symlink("models/m.onnx", f.path("link.onnx")).unwrap();
+    f.json("new simple-cnn --width 2 -o link.onnx");
+    assert!(fs::symlink_metadata(f.path("link.onnx")).unwrap().is_symlink());
+    assert!(read_model(&f.path("models/m.onnx")).is_ok());
+    assert_eq!(f.entries(), ["link.onnx", "models"]);
+}
+
 /// Cut and flipped files end in one clear error, or where a flip changes nothing that is checked, in a result; never in a panic,
 /// and never with an output file beside an error.
 #[test]
@@ -202,11 +248,8 @@ fn hostile_files_are_clear_errors() {
     f.write_digits(2);
     let x: Tensor = Dataset::open("digits").unwrap().subset(&[0]).unwrap().x();
     write_npy(&f.path("good.npy"), &x).unwrap();
-    let mut parquet = b"PAR1".to_vec();
-    parquet.extend((0..200u8).map(|i| i.wrapping_mul(37)));
-    parquet.extend([200, 0, 0, 0]);
-    parquet.extend(b"PAR1");
-    fs::write(f.path("good.parquet"), parquet).unwrap();
+    let rows = [0, 1, 2].map(|i| (Some(png_square(24, 50 * i)), Some(i64::from(i))));
+    fs::write(f.path("good.parquet"), parquet_file(&[&rows], zstd_properties())).unwrap();
     let before = f.entries();
     for (file, bad, line) in [
         ("good.onnx", "bad.onnx", "prune bad.onnx --sparsity 0.5 -o out.onnx"),
@@ -214,7 +257,19 @@ fn hostile_files_are_clear_errors() {
         ("digits.npz", "bad.npz", "train good.onnx --data bad.npz --epochs 1 -o out.onnx"),
         ("good.parquet", "bad.parquet", "eval good.onnx --data bad.parquet"),
     ] {
+        let clean = || {
+            for rest in ["out.onnx", bad] {
+                let _ = fs::remove_file(f.path(rest));
+            }
+            for rest in ["out", "out.run"] {
+                let _ = fs::remove_dir_all(f.path(rest));
+            }
+        };
         let bytes = fs::read(f.path(file)).unwrap();
+        fs::write(f.path(bad), &bytes).unwrap();
+        let sound = f.run(line);
+        assert_eq!(sound.status.code(), Some(0), "{line}, unchanged: {}", text(&sound.stderr));
+        clean();
         let cuts = [0, 1, 7, 40, bytes.len() / 3, bytes.len() / 2, bytes.len() - 1].map(|n| bytes[..n].to_vec());
         let flips = [0, 1, 2, 5, 9, 13, 30, 61, 100, bytes.len() / 2, bytes.len() - 9].map(|at| {
             let mut flipped = bytes.clone();
@@ -237,12 +292,7 @@ fn hostile_files_are_clear_errors() {
                 }
                 other => panic!("{line}, content {i}: exit {other:?}: {said}"),
             }
-            for rest in ["out.onnx", bad] {
-                let _ = fs::remove_file(f.path(rest));
-            }
-            for rest in ["out", "out.run"] {
-                let _ = fs::remove_dir_all(f.path(rest));
-            }
+            clean();
         }
     }
 }

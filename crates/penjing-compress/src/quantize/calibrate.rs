@@ -49,8 +49,8 @@ pub fn observer(model: &Model, config: &QuantizeConfig) -> Result<Model, Compres
     Ok(out)
 }
 
-/// Runs the observer over batches: `run` returns the value of a named output for the next batch, or `None` after the last. Returns
-/// the range of each of [`activations`].
+/// The range of each of [`activations`] over all batches: `next_batch` returns the outputs of [`observer`] by name for the next batch,
+/// or `None` after the last.
 pub fn ranges_from(
     model: &Model,
     config: &QuantizeConfig,

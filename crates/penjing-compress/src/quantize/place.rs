@@ -16,7 +16,7 @@ pub struct QuantizeConfig {
     pub skip: Vec<String>,
 }
 
-/// The weight of smallest scale that is not taken for zero: below it a channel is all zeros.
+/// The smallest scale of a weight: what a channel of zeros gets, because a scale must be positive.
 const TINY: f64 = 1e-12;
 
 /// The activations that quantization puts on a grid, in graph order: what feeds a convolution or a matrix product that has a

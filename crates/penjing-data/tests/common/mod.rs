@@ -36,11 +36,16 @@ pub fn outside_data(part: &str) -> Option<PathBuf> {
 
 /// A 2×2 RGB PNG whose twelve samples are `first`, `first` + 1, ...
 pub fn png_image(first: u8) -> Vec<u8> {
+    png_square(2, first)
+}
+
+/// A `size`×`size` RGB PNG whose samples are `first`, `first` + 1, ..., wrapping.
+pub fn png_square(size: u32, first: u8) -> Vec<u8> {
     let mut bytes = Vec::new();
-    let mut encoder = png::Encoder::new(&mut bytes, 2, 2);
+    let mut encoder = png::Encoder::new(&mut bytes, size, size);
     encoder.set_color(png::ColorType::Rgb);
     encoder.set_depth(png::BitDepth::Eight);
-    let samples: Vec<u8> = (first..first + 12).collect();
+    let samples: Vec<u8> = (0..3 * size * size).map(|i| first.wrapping_add(i as u8)).collect();
     encoder.write_header().unwrap().write_image_data(&samples).unwrap();
     bytes
 }

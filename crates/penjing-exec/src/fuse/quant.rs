@@ -73,6 +73,7 @@ fn fuse_one(model: &mut Model, readers: &Readers, id: NodeId) -> Result<(), IrEr
     let mut out = None;
     if let Some(q) = readers.only(last)
         && let Op::Quantize(scheme) = &model.graph.node(q).op
+        && model.graph.node(q).inputs[0] == last
         && scheme.axis.is_none()
         && matches!(scheme.dtype, DType::I8 | DType::U8)
     {

@@ -79,7 +79,10 @@ fn forward(site: &Site, spec: &ConvSpec, clamp: Clamp) -> Option<Kernel> {
         call.ctx.pool.run_chunks(y, ADD_CHUNK, &|i, part| {
             let residual = &residual[i * ADD_CHUNK..][..part.len()];
             for (v, r) in part.iter_mut().zip(residual) {
-                *v = (*v + r).max(clamp.min).min(clamp.max);
+                // Comparisons that are false for NaN keep it.
+                let sum = *v + r;
+                let sum = if sum < clamp.min { clamp.min } else { sum };
+                *v = if sum > clamp.max { clamp.max } else { sum };
             }
         });
         Ok(())

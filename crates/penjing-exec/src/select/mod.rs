@@ -101,6 +101,10 @@ pub(crate) fn select(model: &Model, id: NodeId, target: &Target) -> Result<Kerne
     let site = Site::new(model, id, target);
     let node = model.graph.node(id);
     let fast = match &node.op {
+        Op::AllReduce if !site.all_f32() => {
+            let why = "ranks sum f32 only; cast the operands".into();
+            return Err(ExecError::Unsupported { node: node.name.clone(), op: node.op.name(), why });
+        }
         Op::AllReduce => Some(Kernel {
             name: "ranks.f32-f32-all_reduce".into(),
             reads: (0..node.inputs.len()).collect(),

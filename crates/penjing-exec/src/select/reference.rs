@@ -3,7 +3,7 @@
 use super::{Call, Kernel, Run, RunError};
 use crate::ExecError;
 use penjing_ir::{Fact, Model, NodeId, Op};
-use penjing_reference::eval_op;
+use penjing_reference::{RefError, eval_op};
 use penjing_tensor::Tensor;
 
 pub(super) fn select(model: &Model, id: NodeId) -> Result<Kernel, ExecError> {
@@ -33,7 +33,12 @@ fn run(call: &mut Call<'_>, op: &Op, operands: &[Fact], results: &[Fact]) -> Res
     }
     let refs: Vec<&Tensor> = tensors.iter().collect();
     let outputs = eval_op(op, &refs).map_err(RunError::Reference)?;
-    for (j, output) in outputs.iter().take(results.len()).enumerate() {
+    for (j, (output, want)) in outputs.iter().zip(results).enumerate() {
+        let have = Fact::of(output);
+        if have != *want {
+            let (want, have) = (want.to_string(), have.to_string());
+            return Err(RunError::Reference(RefError::Fact { node: String::new(), slot: j, want, have }));
+        }
         call.views.write::<u8>(j)?.copy_from_slice(output.bytes());
     }
     Ok(())

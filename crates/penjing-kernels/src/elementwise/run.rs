@@ -224,6 +224,8 @@ impl Run<'_> {
                     load(input, start, buffer);
                 }
             }
+            // One pointer for all buffers, so that loading one of them leaves the pointers into the others valid.
+            let base = buffers.as_mut_ptr();
             let mut pointers = vec![std::ptr::null::<f32>(); n_inputs];
             for at in (start..end).step_by(BLOCK) {
                 let len = BLOCK.min(end - at);
@@ -232,15 +234,17 @@ impl Run<'_> {
                         (Data::F32(x), Layout::Full) => x[at..at + len].as_ptr(),
                         (Data::InPlace(o), _) => match &self.outputs[o] {
                             // SAFETY: inside the output (checked); read before the block is stored.
-                            Out::F32(o) => unsafe { o.slice(at, len) }.as_ptr(),
+                            Out::F32(o) => unsafe { o.as_ptr().add(at) }.cast_const(),
                             Out::Bool(_) => continue,
                         },
                         (_, layout) => {
-                            let buffer = &mut buffers[i * BLOCK..(i + 1) * BLOCK];
+                            // SAFETY: there is a block of memory for each input.
+                            let buffer = unsafe { base.add(i * BLOCK) };
                             if !matches!(layout, Layout::Scalar) {
-                                load(input, at, &mut buffer[..len]);
+                                // SAFETY: the block has `BLOCK` elements, and nothing else reads it meanwhile.
+                                load(input, at, unsafe { std::slice::from_raw_parts_mut(buffer, len) });
                             }
-                            buffer.as_ptr()
+                            buffer.cast_const()
                         }
                     };
                 }

@@ -114,7 +114,8 @@ impl PackedLhs {
     /// Packs `a`, an `[m, k]` matrix. The layout is the same at every level.
     pub fn new(isa: Isa, m: usize, k: usize, a: Mat<'_>) -> Result<PackedLhs, KernelError> {
         a.check("a", m, k)?;
-        let mut data = vec![0.0; m * k];
+        let len = product(&[m, k]).ok_or(KernelError::OutOfMemory { need: usize::MAX })?;
+        let mut data = vec![0.0; len];
         let rows = RowPanels::new(m);
         for kb in k_blocks(k) {
             let block = &mut data[m * kb.start..m * kb.end];

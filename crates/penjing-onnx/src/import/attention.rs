@@ -50,7 +50,7 @@ pub(super) fn attention(cx: &mut NodeCx<'_, '_>) -> Outputs {
     let (bias, causal) = bias(cx, q, k, &past)?;
     let dtype = cx.dtype_of(q);
     let wide = precision.is_none_or(|p| p == dtype || p.size() <= 4);
-    let usual = softcap == 0.0 && !cx.wants(3) && wide && !matches!(dtype, DType::F16 | DType::BF16);
+    let usual = softcap == 0.0 && !cx.wants(3) && wide;
     let (mut y, extra) = if usual {
         let inputs: Vec<ValueId> = [q, k, v].into_iter().chain(bias).collect();
         (cx.emit_one(Op::Attention { scale: Real(scale), causal }, &inputs)?, None)

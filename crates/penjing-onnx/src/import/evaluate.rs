@@ -59,12 +59,11 @@ pub(super) fn evaluate(cx: &NodeCx<'_, '_>) -> Res<Option<Known>> {
         "Where" if x.len() == 3 => select(&x[0], &x[1], &x[2]),
         "Concat" => concat(&x, cx.int("axis", 0)?)?,
         "Gather" if x.len() == 2 => gather(first, &x[1], cx.int("axis", 0)?)?,
-        "Squeeze" | "Unsqueeze" | "Reshape" | "Flatten" => {
+        "Squeeze" | "Unsqueeze" | "Reshape" => {
             let rank_in: Vec<Dim> = first.shape.iter().map(|&d| Dim::Const(d)).collect();
             let to = match op {
                 "Squeeze" => shape::squeezed(cx, &rank_in)?,
                 "Unsqueeze" => shape::unsqueezed(cx, &rank_in)?,
-                "Flatten" => return Ok(None),
                 _ => shape::reshaped(cx, &rank_in)?,
             };
             let to: Option<Vec<usize>> = to.iter().map(Dim::as_const).collect();

@@ -65,7 +65,7 @@ impl Init {
         self.model.add_state(name, Role::Buffer, false, tensor)
     }
 
-    /// A float input with a free batch axis.
+    /// An input of that dtype and shape.
     pub(super) fn input(&mut self, name: &str, dtype: DType, shape: &[Dim]) -> ValueId {
         self.model.graph.add_input(name, penjing_ir::Fact { dtype, shape: shape.to_vec() })
     }

@@ -15,8 +15,9 @@ fn an_infinite_pixel_is_found_where_it_first_matters() {
     let (mut x, y) = (digits(40).x(), digits(40).y());
     x.as_mut_slice::<f32>().unwrap()[BAD * 3 * 24 * 24 + 300] = f32::INFINITY;
     let data = Dataset::new("broken", x, y).unwrap();
-    let batches = Loader::new(data.clone(), LoaderConfig::train(8, 5)).unwrap().batches(0);
-    let want = batches.iter().position(|b| b.contains(&BAD)).unwrap() as u64;
+    let loader = Loader::new(data.clone(), LoaderConfig::train(8, 5)).unwrap();
+    let holds_it = |i: &usize| loader.batch(0, *i).unwrap().indices.contains(&BAD);
+    let want = (0..loader.batches_per_epoch()).find(holds_it).unwrap() as u64;
     for (ranks, accumulate) in [(1, 1), (2, 1), (1, 2), (2, 2)] {
         let result = fails(&data, &TrainConfig { ranks, accumulate, ..sgd(0.01, 1) });
         let Err(TrainError::NotFinite { step, node, kernel }) = result else {
@@ -41,6 +42,19 @@ fn a_huge_learning_rate_stops_the_run() {
 fn a_last_update_that_breaks_the_weights_is_an_error() {
     let result = fails(&digits(8), &sgd(1e39, 1));
     assert!(matches!(result, Err(TrainError::NotFinite { step: 0, .. })), "{:?}", result.err());
+}
+
+/// Such a label has no logit: it would train nothing, silently.
+#[test]
+fn a_label_that_is_no_class_is_an_error() {
+    let y = digits(8).y().map(|y| {
+        let mut labels = y.to_i64s().unwrap();
+        labels[5] = 10;
+        penjing_tensor::Tensor::from_vec(&[8], labels).unwrap()
+    });
+    let data = Dataset::new("ten is too many", digits(8).x(), y).unwrap();
+    let result = fails(&data, &sgd(0.1, 1));
+    assert!(matches!(result, Err(TrainError::Label { label: 10, sample: 5, classes: 10 })), "{:?}", result.err());
 }
 
 #[test]

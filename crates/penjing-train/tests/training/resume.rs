@@ -82,6 +82,12 @@ fn two_ranks_with_adamw_accumulation_averaging_and_clipping_resume() {
 }
 
 #[test]
+fn ranks_with_unequal_rows_resume() {
+    let config = TrainConfig { ranks: 3, ..sgd(0.05, 2) };
+    check("uneven", &network("simple-cnn", 4), &digits(35), &LoaderConfig::train(10, 5), &config);
+}
+
+#[test]
 fn checkpoints_do_not_change_the_run() {
     let (model, data, config) = (network("resnet-8", 4), images(21), TrainConfig { ranks: 2, ..sgd(0.05, 1) });
     let file = File::new("every-step");

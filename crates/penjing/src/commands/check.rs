@@ -134,13 +134,16 @@ fn check_all(folders: &[PathBuf], ctx: &Context) -> Vec<Result<(), Refusal>> {
     let hook = take_hook();
     set_hook(Box::new(|_| {}));
     let threads = ctx.target.threads.min(folders.len());
-    let mut all: Vec<(usize, Result<(), Refusal>)> = thread::scope(|scope| {
+    let mut results: Vec<Option<Result<(), Refusal>>> = folders.iter().map(|_| None).collect();
+    thread::scope(|scope| {
         let handles: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        handles.into_iter().flat_map(|h| h.join().unwrap_or_default()).collect()
+        for (i, result) in handles.into_iter().flat_map(|h| h.join().unwrap_or_default()) {
+            results[i] = Some(result);
+        }
     });
     set_hook(hook);
-    all.sort_by_key(|(i, _)| *i);
-    all.into_iter().map(|(_, result)| result).collect()
+    let lost = || Err(Refusal::Failed("the thread that checked it ended early".into()));
+    results.into_iter().map(|result| result.unwrap_or_else(lost)).collect()
 }
 
 fn panic_text(payload: &(dyn Any + Send)) -> String {

@@ -2,7 +2,7 @@
 
 use crate::{
     context::Context,
-    model_file::{RoleArgs, check_writable, load_for_training, save},
+    model_file::{RoleArgs, load_for_training, save},
     record::Run,
     training::{TrainingArgs, measure, run_training},
 };
@@ -49,14 +49,14 @@ enum ScopeArg {
 }
 
 pub(crate) fn run(ctx: &Context, args: &PruneArgs) -> Result<()> {
-    check_writable(&args.output)?;
-    args.training.check()?;
+    args.training.check(&args.output)?;
     let loaded = load_for_training(ctx, &args.model, &args.roles)?;
     let data = match (&args.spec, args.epochs) {
         (Some(spec), _) => Some(args.training.data.open_for(spec, &loaded.model)?),
         (None, 0) => None,
         (None, _) => bail!("--epochs {} needs data to retrain on; give --data", args.epochs),
     };
+    let eval = args.training.open_eval(&loaded.model, data.as_ref())?;
     let start = Instant::now();
     let mut model = loaded.model.clone();
     let scope = match args.scope {
@@ -69,12 +69,12 @@ pub(crate) fn run(ctx: &Context, args: &PruneArgs) -> Result<()> {
         ("weights".to_string(), Value::from(total)),
         ("nonzero weights".to_string(), Value::from(nonzero)),
     ]);
-    let metrics = StepMetrics { loss: Vec::new(), accuracy: measure(ctx, &model, &args.training)?, other };
+    let metrics = StepMetrics { loss: Vec::new(), accuracy: measure(ctx, &model, eval.as_ref())?, other };
     let wall_s = Some(start.elapsed().as_secs_f64());
     let mut steps = vec![StepRecord { action: "prune".into(), name: String::new(), metrics, wall_s }];
     let mut plan_hash = String::new();
     if let Some(data) = data.as_ref().filter(|_| args.epochs > 0) {
-        let (trained, step) = run_training(ctx, &model, data, &args.training, args.epochs, "retrain")?;
+        let (trained, step) = run_training(ctx, &model, data, eval.as_ref(), &args.training, args.epochs, "retrain")?;
         (model, plan_hash) = (trained.model, trained.plan_hash);
         steps.push(step);
     }

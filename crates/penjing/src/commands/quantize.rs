@@ -3,7 +3,7 @@
 use crate::{
     context::Context,
     data::describe,
-    model_file::{RoleArgs, check_writable, load_for_training, save},
+    model_file::{RoleArgs, load_for_training, save},
     record::Run,
     training::{TrainingArgs, measure, run_training},
 };
@@ -55,25 +55,25 @@ enum Scheme {
 }
 
 pub(crate) fn run(ctx: &Context, args: &QuantizeArgs) -> Result<()> {
-    check_writable(&args.output)?;
-    args.training.check()?;
+    args.training.check(&args.output)?;
     if args.calibration_batches == 0 {
         bail!("--calibration-batches 0: the ranges of activations need at least 1");
     }
     let loaded = load_for_training(ctx, &args.model, &args.roles)?;
     let data = args.training.data.open_for(&args.spec, &loaded.model)?;
+    let eval = args.training.open_eval(&loaded.model, Some(&data))?;
     let start = Instant::now();
     let config = QuantizeConfig { skip: args.skip.clone() };
     let loader = Loader::new(data.clone(), args.training.data.training(ctx.seed, Flip::None))?;
     let mut model = place(&loaded.model, &config, &loader, args.calibration_batches, ctx.target)?;
     let other = BTreeMap::from([("calibration batches".to_string(), Value::from(args.calibration_batches))]);
-    let metrics = StepMetrics { loss: Vec::new(), accuracy: measure(ctx, &model, &args.training)?, other };
+    let metrics = StepMetrics { loss: Vec::new(), accuracy: measure(ctx, &model, eval.as_ref())?, other };
     let wall_s = Some(start.elapsed().as_secs_f64());
     let mut steps = vec![StepRecord { action: "quantize".into(), name: "int8".into(), metrics, wall_s }];
     let mut plan_hash = String::new();
     if args.qat_epochs > 0 {
-        let (trained, step) =
-            run_training(ctx, &model, &data, &args.training, args.qat_epochs, "quantization-aware training")?;
+        let label = "quantization-aware training";
+        let (trained, step) = run_training(ctx, &model, &data, eval.as_ref(), &args.training, args.qat_epochs, label)?;
         (model, plan_hash) = (trained.model, trained.plan_hash);
         steps.push(step);
     }

@@ -2,7 +2,7 @@
 
 use crate::{
     context::Context,
-    model_file::{RoleArgs, check_writable, load_for_training, save},
+    model_file::{RoleArgs, load_for_training, save},
     record::Run,
     training::{TrainingArgs, run_training},
 };
@@ -32,11 +32,11 @@ pub(crate) struct TrainArgs {
 }
 
 pub(crate) fn run(ctx: &Context, args: &TrainArgs) -> Result<()> {
-    check_writable(&args.output)?;
-    args.training.check()?;
+    args.training.check(&args.output)?;
     let loaded = load_for_training(ctx, &args.model, &args.roles)?;
     let data = args.training.data.open_for(&args.spec, &loaded.model)?;
-    let (trained, step) = run_training(ctx, &loaded.model, &data, &args.training, args.epochs, "train")?;
+    let eval = args.training.open_eval(&loaded.model, Some(&data))?;
+    let (trained, step) = run_training(ctx, &loaded.model, &data, eval.as_ref(), &args.training, args.epochs, "train")?;
     let bytes = save(&trained.model, &args.output)?;
     let recipe = json!({
         "model": args.model, "data": args.spec, "epochs": args.epochs, "training": args.training, "roles": args.roles.recipe(),

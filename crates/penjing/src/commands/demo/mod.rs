@@ -21,7 +21,7 @@ use penjing_report::{DemoRecord, VariantRecord, render_demo};
 use penjing_tensor::Tensor;
 use std::{
     fs,
-    io::Write,
+    io::{self, Write},
     path::{Path, PathBuf},
     time::Instant,
 };
@@ -41,6 +41,10 @@ pub(crate) struct DemoArgs {
 pub(crate) fn run(ctx: &Context, args: &DemoArgs) -> Result<()> {
     let start = Instant::now();
     fs::create_dir_all(&args.out).with_context(|| format!("cannot make the folder {}", args.out.display()))?;
+    // A run that ends early must not leave an older run's report beside its models.
+    for report in ["report.json", "report.html"] {
+        remove(&args.out.join(report))?;
+    }
     let held_out = Dataset::open("digits:heldout")?;
     let trainer =
         Trainer::new(ctx, Dataset::open("digits:train")?, if args.quick { Length::Quick } else { Length::Full });
@@ -64,6 +68,16 @@ pub(crate) fn run(ctx: &Context, args: &DemoArgs) -> Result<()> {
     write_atomically(&args.out.join("report.html"), |w| w.write_all(html.as_bytes()))?;
     say(&format!("wrote {}", args.out.join("report.html").display()));
     ctx.emit(&record, || table::table(&record))
+}
+
+/// Removes a file that may be absent.
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            Err(e).with_context(|| format!("cannot remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The variants so far.
