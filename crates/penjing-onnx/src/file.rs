@@ -49,20 +49,21 @@ pub fn read_model_bytes(bytes: impl Into<Bytes>, name: &str) -> Result<ModelFile
     Ok(ModelFile { proto: decode_model(bytes.into(), name)?, files: ExternalFiles::none(name) })
 }
 
-/// Writes `model` to `path`: to a temporary file beside it, then renamed.
+/// Writes `model` to `path`: to a temporary file beside it, synced, then renamed.
 ///
 /// A model over 2 GB less a margin keeps its tensors of 1 KiB and more in `<file name>.data` beside it, as external data.
 ///
 /// # Errors
 /// `Io` when a file cannot be written; `Write` when even the model without its tensors is too large for protobuf. The
-/// destination is then as it was.
+/// destination is then as it was, with one exception: external data is renamed before the model, so when the model's own rename
+/// fails (or the process ends between the two), the new data stands beside what was at `path` before.
 pub fn write_model(path: &Path, model: &ModelProto) -> Result<(), OnnxError> {
     write_model_limited(path, model, MAX_MESSAGE)
 }
 
 fn write_model_limited(path: &Path, model: &ModelProto, max_message: usize) -> Result<(), OnnxError> {
     if model.encoded_len() <= max_message {
-        return write_atomic(path, |out| out.write_all(&model.encode_to_vec()));
+        return write_beside(path, |out| out.write_all(&model.encode_to_vec()))?.rename();
     }
     let mut slim = model.clone();
     let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
@@ -81,7 +82,7 @@ fn write_model_limited(path: &Path, model: &ModelProto, max_message: usize) -> R
             format!("without its initializers it still has {} bytes, more than protobuf allows", slim.encoded_len());
         return Err(OnnxError::Write { why });
     }
-    write_atomic(&path.with_file_name(&location), |out| {
+    let data = write_beside(&path.with_file_name(&location), |out| {
         let mut at = 0;
         for (offset, bytes) in &moved {
             io::copy(&mut io::Read::take(io::repeat(0), (offset - at) as u64), out)?;
@@ -90,7 +91,9 @@ fn write_model_limited(path: &Path, model: &ModelProto, max_message: usize) -> R
         }
         Ok(())
     })?;
-    write_atomic(path, |out| out.write_all(&slim.encode_to_vec()))
+    let model = write_beside(path, |out| out.write_all(&slim.encode_to_vec()))?;
+    data.rename()?;
+    model.rename()
 }
 
 fn point_outside(tensor: &mut TensorProto, location: &str, offset: usize, length: usize) {
@@ -120,22 +123,39 @@ fn decode_model(bytes: Bytes, name: &str) -> Result<ModelProto, OnnxError> {
     Ok(proto)
 }
 
-/// Writes a file beside `path`, syncs it and renames it over `path`; on error nothing is left behind.
-fn write_atomic(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), OnnxError> {
+/// A complete, synced temporary file that is to stand at `path`. Dropping it removes it.
+struct Pending {
+    temp: PathBuf,
+    path: PathBuf,
+}
+
+impl Pending {
+    fn rename(self) -> Result<(), OnnxError> {
+        fs::rename(&self.temp, &self.path).map_err(|source| OnnxError::Io { path: self.path.clone(), source })
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        // Nothing is there after the rename, or when the file never came to be.
+        let _ = fs::remove_file(&self.temp);
+    }
+}
+
+/// Writes a temporary file beside `path` and syncs it; on error nothing is left behind.
+fn write_beside(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<Pending, OnnxError> {
     let mut name = path.file_name().unwrap_or_default().to_os_string();
     name.push(format!(".{}.tmp", std::process::id()));
-    let temp: PathBuf = path.with_file_name(name);
-    let done = File::create(&temp).and_then(|file| {
+    let pending = Pending { temp: path.with_file_name(name), path: path.to_path_buf() };
+    let done = File::create(&pending.temp).and_then(|file| {
         let mut out = BufWriter::new(file);
         write(&mut out)?;
-        out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
-        fs::rename(&temp, path)
+        out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()
     });
-    done.map_err(|source| {
-        // The first error is the one to tell; a temporary file that never came to be needs no removal.
-        let _ = fs::remove_file(&temp);
-        OnnxError::Io { path: path.to_path_buf(), source }
-    })
+    match done {
+        Ok(()) => Ok(pending),
+        Err(source) => Err(OnnxError::Io { path: path.to_path_buf(), source }),
+    }
 }
 
 #[cfg(test)]
@@ -187,6 +207,19 @@ mod tests {
         names.sort();
         assert_eq!(names, ["m.onnx", "m.onnx.data"]);
         assert!(matches!(write_model_limited(&path, &model, 10), Err(OnnxError::Write { .. })));
+
+        // The model cannot be written where a folder is in the way of its temporary file: the data then stays as it was.
+        let before = fs::read(dir.join("m.onnx.data")).unwrap();
+        let obstacle = dir.join(format!("m.onnx.{}.tmp", std::process::id()));
+        fs::create_dir(&obstacle).unwrap();
+        let mut other = model.clone();
+        other.graph.as_mut().unwrap().initializer.remove(0);
+        assert!(matches!(write_model_limited(&path, &other, 1000), Err(OnnxError::Io { .. })));
+        assert_eq!(fs::read(dir.join("m.onnx.data")).unwrap(), before);
+        fs::remove_dir(&obstacle).unwrap();
+        let mut names: Vec<_> = fs::read_dir(&dir).unwrap().map(|e| e.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["m.onnx", "m.onnx.data"]);
         fs::remove_dir_all(&dir).unwrap();
     }
 

@@ -127,6 +127,16 @@ fn functions_that_call_themselves_or_explode_are_errors() {
     let g = graph(vec![call("f10", "x", "y")], &["y"]);
     assert!(matches!(try_import(&model(g, library).encode_to_vec()), Err(OnnxError::InvalidGraph { .. })));
 
+    // Thirty levels of a hundred calls each of a function without nodes: nothing is ever written out.
+    let mut library = vec![function("f0", vec![])];
+    for level in 1..=30 {
+        let inner = format!("f{}", level - 1);
+        let nodes = (0..100).map(|i| call(&inner, "a", &format!("v{i}"))).collect();
+        library.push(function(&format!("f{level}"), nodes));
+    }
+    let g = graph(vec![call("f30", "x", "y")], &["y"]);
+    assert!(matches!(try_import(&model(g, library).encode_to_vec()), Err(OnnxError::InvalidGraph { .. })));
+
     // Recursion hidden in a branch, which is inlined only later.
     let branch =
         GraphProto { output: vec![input("t", &[1])], node: vec![call("deep", "a", "t")], ..GraphProto::default() };
@@ -144,15 +154,109 @@ fn symbolic_extents_do_not_grow_without_bound() {
     let mut at = "s".to_string();
     for i in 0..2000 {
         let next = format!("s{i}");
-        nodes.push(node("Concat", &[&at, &at, "row"], &[&next]).with_int("axis", 0));
+        nodes.push(node("Concat", &[&at, &at, "row"], &[&next]).with_int("axis", 2));
         let pooled = format!("p{i}");
         nodes.push(node("MaxPool", &[&next], &[&pooled]).with_ints("kernel_shape", &[2]).with_ints("strides", &[3]));
         at = pooled;
     }
     let mut g = graph(nodes, &[&at]);
     g.input.push(symbolic("s", &["A", "B", "C"]));
-    g.input.push(symbolic("row", &["D", "B", "C"]));
-    let _ = try_import(&model(g, vec![]).encode_to_vec());
+    g.input.push(symbolic("row", &["A", "B", "D"]));
+    refused_as_too_large(g);
+}
+
+#[test]
+fn known_formulas_do_not_grow_without_bound() {
+    // A power of 2⁴⁰ factors, and quotients nested as deep as there are nodes.
+    let shape = node("Shape", &["s"], &["v"]);
+    let mut squares = vec![shape.clone()];
+    let mut quotients = vec![shape];
+    let at = |prefix: &str, i: usize| if i == 0 { "v".into() } else { format!("{prefix}{i}") };
+    for i in 0..40 {
+        squares.push(node("Mul", &[&at("q", i), &at("q", i)], &[&at("q", i + 1)]));
+    }
+    for i in 0..50_000 {
+        quotients.push(node("Add", &[&at("d", i), "one"], &[&format!("sum{i}")]));
+        quotients.push(node("Div", &[&format!("sum{i}"), "three"], &[&at("d", i + 1)]));
+    }
+    for (nodes, last) in [(squares, at("q", 40)), (quotients, at("d", 50_000))] {
+        let mut g = graph(nodes, &[&last]);
+        g.input.push(symbolic("s", &["N"]));
+        g.initializer.push(tensor_to_proto("three", &Tensor::from_vec(&[1], vec![3i64]).expect("one value")));
+        refused_as_too_large(g);
+    }
+}
+
+#[test]
+fn products_of_many_sums_are_not_multiplied_out() {
+    // Thirty extents of two terms each: a number of elements of 2³⁰ terms.
+    let names = |letter: &str| (0..30).map(|i| format!("{letter}{i}")).collect::<Vec<_>>();
+    let both = |g: &mut GraphProto| {
+        for letter in ["A", "B"] {
+            g.input.push(symbolic(letter, &names(letter).iter().map(String::as_str).collect::<Vec<_>>()));
+        }
+    };
+    // As the extents of a value: every axis is padded by one.
+    let pads = Tensor::from_vec(&[60], (0..60).map(|i| i64::from(i >= 30)).collect()).expect("sixty values");
+    let mut padded = graph(vec![node("Pad", &["A", "pads"], &["wide"]), node("Size", &["wide"], &["y"])], &["y"]);
+    // As the elements of a known vector.
+    let summed = graph(
+        vec![
+            node("Shape", &["A"], &["a"]),
+            node("Shape", &["B"], &["b"]),
+            node("Add", &["a", "b"], &["sum"]),
+            node("ReduceProd", &["sum"], &["y"]),
+        ],
+        &["y"],
+    );
+    padded.initializer.push(tensor_to_proto("pads", &pads));
+    for mut g in [padded, summed] {
+        both(&mut g);
+        refused_as_too_large(g);
+    }
+}
+
+#[test]
+fn long_names_are_not_copied_into_every_extent_or_call() {
+    let long = "n".repeat(1 << 20);
+    let mut g = graph(vec![node("Relu", &["s"], &["y"])], &["y"]);
+    g.input.push(symbolic("s", &[&long]));
+    let error = try_import(&model(g, vec![]).encode_to_vec()).unwrap_err();
+    assert!(matches!(error, OnnxError::UnsupportedModel { .. }));
+
+    let inner = (0..1000).map(|i| node("Relu", &["a"], &[&format!("v{i}")])).chain([node("Relu", &["a"], &["b"])]);
+    let library = vec![function("many", inner.collect())];
+    let call = NodeProto { domain: "f".into(), ..node("many", &["x"], &["y"]) };
+    for call in [NodeProto { name: long.clone(), ..call.clone() }, NodeProto { output: vec![long], ..call }] {
+        let output = call.output[0].clone();
+        let bytes = model(graph(vec![call], &[&output]), library.clone()).encode_to_vec();
+        assert!(matches!(try_import(&bytes), Err(OnnxError::UnsupportedModel { .. })));
+    }
+}
+
+#[test]
+fn names_that_come_to_one_identifier_stay_apart() {
+    // As many dimensions as fit: each name cleans to the same identifier.
+    let names: Vec<String> = (0..20_000u32)
+        .map(|i| (0..15).map(|bit| if i >> bit & 1 == 1 { '.' } else { '-' }).collect())
+        .chain(["_______________".into(), "________________2".into()])
+        .collect();
+    let mut g = graph(vec![], &["x"]);
+    for (i, name) in names.iter().enumerate() {
+        g.input.push(symbolic(&format!("s{i}"), &[name]));
+    }
+    let bytes = model(g, vec![]).encode_to_vec();
+    let file = read_model_bytes(bytes, "names.onnx").expect("a sound file");
+    let model = import(&file, &ImportOptions::default()).expect("a sound model");
+    let graph = &model.graph;
+    let extents: std::collections::BTreeSet<String> =
+        graph.inputs.iter().skip(1).map(|i| graph.fact(*i).shape[0].to_string()).collect();
+    assert_eq!(extents.len(), names.len());
+}
+
+fn refused_as_too_large(graph: GraphProto) {
+    let error = try_import(&model(graph, vec![]).encode_to_vec()).err().unwrap_or_else(|| panic!("it is imported"));
+    assert!(matches!(&error, OnnxError::Unsupported { opset: 21, why, .. } if why.contains("formula")), "{error}");
 }
 
 fn try_import(bytes: &[u8]) -> Result<(), OnnxError> {

@@ -8,9 +8,8 @@ use super::{
     node::{Fault, NodeCx, Res, invalid, normalize_axis},
     shape,
 };
-use penjing_ir::{Bindings, Dim, Symbol, broadcast};
+use penjing_ir::{Atom, Dim, broadcast};
 use penjing_tensor::{DType, Tensor};
-use std::collections::BTreeSet;
 
 /// Largest float tensor that is folded: scale factors and the like, never weights.
 const MAX_FLOATS: usize = 64;
@@ -67,7 +66,7 @@ pub(super) fn evaluate(cx: &NodeCx<'_, '_>) -> Res<Option<Known>> {
                 _ => shape::reshaped(cx, &rank_in)?,
             };
             let to: Option<Vec<usize>> = to.iter().map(Dim::as_const).collect();
-            to.filter(|s| s.iter().product::<usize>() == first.elems.len())
+            to.filter(|s| penjing_tensor::element_count(s) == Some(first.elems.len()))
                 .map(|shape| Known { shape, ..first.clone() })
         }
         "Slice" if cx.arity() > 1 => slice(cx, first)?,
@@ -138,8 +137,12 @@ fn round_to(dtype: DType, v: f64) -> f64 {
 fn cast(x: &Known, to: DType) -> Option<Known> {
     let wide = |d: DType| matches!(d, DType::I64 | DType::I32);
     if wide(to) && wide(x.dtype) {
-        // Extents fit 32 bits wherever a model casts them so.
-        return Some(Known { dtype: to, ..x.clone() });
+        let (low, high) = to.int_range()?;
+        let fits = |s: &Scalar| s.as_int().is_none_or(|v| (low..=high).contains(&i128::from(v)));
+        // Symbolic extents fit 32 bits wherever a model casts them so.
+        if x.elems.iter().all(fits) {
+            return Some(Known { dtype: to, ..x.clone() });
+        }
     }
     Known::of(&x.to_tensor()?.cast(to))
 }
@@ -183,8 +186,8 @@ fn int_arithmetic(op: &str, dtype: DType, a: &Dim, b: &Dim) -> Option<Dim> {
         "Sub" => Some(a.clone() - b.clone()),
         "Mul" => Some(a.clone() * b.clone()),
         // Truncation and rounding down agree on extents, which are not negative.
-        "Div" if not_negative(a) && b.as_int().is_none_or(|b| b > 0) => Some(a.floor_div(b)),
-        "Mod" if not_negative(a) && b.as_int().is_none_or(|b| b > 0) => Some(a.clone() - a.floor_div(b) * b.clone()),
+        "Div" if not_negative(a) && not_negative(b) && !b.is(0) => Some(a.floor_div(b)),
+        "Mod" if not_negative(a) && not_negative(b) && !b.is(0) => Some(a.clone() - a.floor_div(b) * b.clone()),
         "Max" => Some(a.at_least(b)),
         "Min" => Some(a.at_most(b)),
         _ => None,
@@ -192,16 +195,12 @@ fn int_arithmetic(op: &str, dtype: DType, a: &Dim, b: &Dim) -> Option<Dim> {
 }
 
 fn compare(op: &str, a: &Scalar, b: &Scalar) -> Option<bool> {
+    // Integers as integers: beyond 2⁵³ floats cannot tell them apart.
+    if let (Some(a), Some(b)) = (a.as_int(), b.as_int()) {
+        return Some(compare_numbers(op, a, b));
+    }
     if let (Some(a), Some(b)) = (a.as_f64(), b.as_f64()) {
-        return Some(match op {
-            "Equal" => a == b,
-            "Less" => a < b,
-            "Greater" => a > b,
-            "LessOrEqual" => a <= b,
-            "GreaterOrEqual" => a >= b,
-            "And" => a != 0.0 && b != 0.0,
-            _ => a != 0.0 || b != 0.0,
-        });
+        return Some(compare_numbers(op, a, b));
     }
     let (Scalar::Int(a), Scalar::Int(b)) = (a, b) else { return None };
     let negative = |d: &Dim| d.as_int().is_some_and(|v| v < 0);
@@ -218,16 +217,28 @@ fn compare(op: &str, a: &Scalar, b: &Scalar) -> Option<bool> {
     }
 }
 
-/// Whether a dim made of extents is taken to be an extent itself: it is not negative at small extents.
-fn not_negative(d: &Dim) -> bool {
-    if let Some(v) = d.as_int() {
-        return v >= 0;
+fn compare_numbers<T: PartialOrd + Default>(op: &str, a: T, b: T) -> bool {
+    let zero = T::default();
+    match op {
+        "Equal" => a == b,
+        "Less" => a < b,
+        "Greater" => a > b,
+        "LessOrEqual" => a <= b,
+        "GreaterOrEqual" => a >= b,
+        "And" => a != zero && b != zero,
+        _ => a != zero || b != zero,
     }
-    let mut symbols: BTreeSet<Symbol> = BTreeSet::new();
-    d.symbols(&mut symbols);
-    [1, 2, 1000].into_iter().all(|n| {
-        let bindings: Bindings = symbols.iter().map(|s| (s.clone(), n)).collect();
-        d.bind(&bindings).as_int().is_some_and(|v| v >= 0)
+}
+
+/// Whether a dim cannot be negative whatever its symbols, which are extents, stand for: a sum of products of what is not.
+fn not_negative(d: &Dim) -> bool {
+    d.terms().iter().all(|(atoms, k)| {
+        *k >= 0
+            && atoms.iter().all(|atom| match atom {
+                Atom::Sym(_) => true,
+                Atom::FloorDiv(a, b) | Atom::Min(a, b) => not_negative(a) && not_negative(b),
+                Atom::Max(a, b) => not_negative(a) || not_negative(b),
+            })
     })
 }
 
@@ -392,4 +403,48 @@ fn reduce_all(cx: &NodeCx<'_, '_>, op: &str, x: &Known) -> Res<Option<Known>> {
 
 fn int_fold(dims: &[Dim], op: &str, start: i64, dtype: DType) -> Option<Dim> {
     dims.iter().try_fold(Dim::int(start), |a, b| int_arithmetic(op, dtype, &a, b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn int(v: i64) -> Scalar {
+        Scalar::Int(Dim::int(v))
+    }
+
+    #[test]
+    fn integers_are_compared_as_integers() {
+        let (big, next) = (int(1 << 53), int((1 << 53) + 1));
+        assert_eq!(compare("Equal", &next, &big), Some(false));
+        assert_eq!(compare("Less", &big, &next), Some(true));
+        assert_eq!(compare("GreaterOrEqual", &big, &next), Some(false));
+        assert_eq!(compare("Equal", &Scalar::Real(0.5), &Scalar::Real(0.5)), Some(true));
+        assert_eq!(compare("And", &int(2), &int(0)), Some(false));
+    }
+
+    #[test]
+    fn casts_wrap_where_the_dtype_is_narrower() {
+        let wide = Known { dtype: DType::I64, shape: vec![2], elems: vec![int((1 << 32) + 7), int(-1)] };
+        assert_eq!(cast(&wide, DType::I32).map(|k| k.elems), Some(vec![int(7), int(-1)]));
+        let extent = Known::dims(vec![Dim::sym("N")]);
+        assert_eq!(cast(&extent, DType::I32).map(|k| k.elems), Some(extent.elems));
+    }
+
+    #[test]
+    fn only_sums_of_extents_are_never_negative() {
+        let n = Dim::sym("N");
+        let shifted = n.clone() - Dim::Const(1);
+        let parabola = n.clone() * n.clone() - Dim::Const(999) * n.clone() + Dim::Const(2000);
+        for d in [&shifted, &parabola, &shifted.floor_div(&Dim::Const(2)), &shifted.at_most(&n)] {
+            assert!(!not_negative(d), "{d}");
+        }
+        let pooled = (n.clone() + Dim::Const(1)).floor_div(&Dim::Const(2));
+        for d in [&n, &pooled, &(n.clone() * pooled.clone()), &shifted.at_least(&Dim::Const(0)), &Dim::Const(0)] {
+            assert!(not_negative(d), "{d}");
+        }
+        // Truncation and rounding down differ below zero, so such a quotient is not an extent's.
+        assert_eq!(int_arithmetic("Div", DType::I64, &shifted, &Dim::Const(2)), None);
+        assert_eq!(int_arithmetic("Div", DType::I64, &n, &shifted), None);
+    }
 }

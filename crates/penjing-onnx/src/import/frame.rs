@@ -4,7 +4,7 @@ use super::{
     ImportOptions, OPSETS,
     evaluate::evaluate,
     functions::{FlatNode, Functions, Opsets, opset_map, plain},
-    known::Known,
+    known::{Known, Scalar},
     node::{Fault, ImportFn, NodeCx, Res},
     registry,
     roles::{self, Slot},
@@ -28,6 +28,9 @@ const MAX_DEPTH: usize = 32;
 
 /// Longest printed form of a symbolic extent: real ones have tens of characters, hostile ones grow without bound.
 const MAX_DIM_TEXT: usize = 2000;
+
+/// Largest product, over the symbolic extents of a shape, of their numbers of factors: the number of elements is one polynomial.
+const MAX_TERMS: usize = 1 << 14;
 
 /// What stands for an ONNX value name.
 #[derive(Clone, Debug)]
@@ -68,7 +71,16 @@ pub(super) struct Importer<'m> {
     pub(super) model: Model,
     frames: Vec<Frame>,
     depth: usize,
-    symbols: BTreeMap<String, Dim>,
+    symbols: Symbols,
+}
+
+/// The symbols that named dimensions stand for.
+#[derive(Default)]
+struct Symbols {
+    by_name: BTreeMap<String, Dim>,
+    taken: BTreeSet<String>,
+    /// The number that was last appended to an identifier that several names come to.
+    suffixes: BTreeMap<String, usize>,
 }
 
 impl<'m> Importer<'m> {
@@ -81,7 +93,7 @@ impl<'m> Importer<'m> {
             model: Model::default(),
             frames: Vec::new(),
             depth: 0,
-            symbols: BTreeMap::new(),
+            symbols: Symbols::default(),
         })
     }
 
@@ -293,6 +305,7 @@ impl<'m> Importer<'m> {
         for node in nodes {
             let first_new = self.graph().values().len();
             let outputs = self.node(node)?;
+            self.check_dims(node, &outputs, first_new)?;
             for (name, operand) in node.proto.output.iter().zip(outputs).filter(|(name, _)| !name.is_empty()) {
                 if let Operand::Value(v) = operand
                     && v.index() >= first_new
@@ -302,7 +315,6 @@ impl<'m> Importer<'m> {
                 }
                 self.define(name, operand)?;
             }
-            self.check_dims(node, first_new)?;
         }
         Ok(())
     }
@@ -310,7 +322,7 @@ impl<'m> Importer<'m> {
     fn node(&mut self, node: &FlatNode) -> Result<Vec<Operand>, OnnxError> {
         let proto = &node.proto;
         let domain = plain(&proto.domain);
-        let opset = node.opsets.get(domain).copied().unwrap_or(1);
+        let opset = opset_of(node);
         let fault = |fault: Fault| complete(fault, node, opset);
         let mut inputs = Vec::with_capacity(proto.input.len());
         for name in &proto.input {
@@ -334,15 +346,19 @@ impl<'m> Importer<'m> {
         Ok(outputs)
     }
 
-    /// Refuses extents whose symbolic form grows without bound.
-    fn check_dims(&self, node: &FlatNode, first_new: usize) -> Result<(), OnnxError> {
-        for value in &self.graph().values()[first_new..] {
-            for dim in value.fact.shape.iter().filter(|d| d.as_const().is_none()) {
-                if write!(Bounded(MAX_DIM_TEXT), "{dim}").is_err() {
-                    let why = "an extent is too large a formula; bind the symbolic dimensions".into();
-                    return Err(complete(Fault::Unsupported(why), node, 0));
-                }
-            }
+    /// Refuses extents and known elements whose symbolic form grows without bound.
+    fn check_dims(&self, node: &FlatNode, outputs: &[Operand], first_new: usize) -> Result<(), OnnxError> {
+        let shapes = self.graph().values()[first_new..].iter().any(|v| too_complicated(&v.fact.shape));
+        let known = outputs.iter().any(|operand| match operand {
+            Operand::Known(known) => too_complicated(known.elems.iter().filter_map(|s| match s {
+                Scalar::Int(d) => Some(d),
+                Scalar::Real(_) => None,
+            })),
+            Operand::Value(_) => false,
+        });
+        if shapes || known {
+            let why = "an extent is too large a formula; bind the symbolic dimensions".into();
+            return Err(complete(Fault::Unsupported(why), node, opset_of(node)));
         }
         Ok(())
     }
@@ -422,7 +438,11 @@ impl<'m> Importer<'m> {
                 _ => self.symbol(&unnamed),
             }
         });
-        let shape = dims.collect();
+        let shape: Vec<Dim> = dims.collect();
+        if too_complicated(&shape) {
+            let why = format!("the names of the dimensions of input '{}' are too long", info.name);
+            return Err(OnnxError::UnsupportedModel { why });
+        }
         Ok(Fact { dtype, shape })
     }
 
@@ -431,7 +451,7 @@ impl<'m> Importer<'m> {
         if let Some(&bound) = self.options.bind_dims.get(name) {
             return Dim::Const(bound);
         }
-        if let Some(dim) = self.symbols.get(name) {
+        if let Some(dim) = self.symbols.by_name.get(name) {
             return dim.clone();
         }
         let mut clean: String =
@@ -439,11 +459,15 @@ impl<'m> Importer<'m> {
         if clean.starts_with(|c: char| c.is_ascii_digit()) {
             clean.insert(0, '_');
         }
-        while self.symbols.values().any(|d| *d == Dim::sym(&clean)) {
-            clean.push('_');
+        let symbols = &mut self.symbols;
+        let mut free = clean.clone();
+        while !symbols.taken.insert(free.clone()) {
+            let suffix = symbols.suffixes.entry(clean.clone()).or_insert(1);
+            *suffix += 1;
+            free = format!("{clean}_{suffix}");
         }
-        let dim = Dim::sym(&clean);
-        self.symbols.insert(name.to_string(), dim.clone());
+        let dim = Dim::sym(&free);
+        symbols.by_name.insert(name.to_string(), dim.clone());
         dim
     }
 
@@ -498,6 +522,25 @@ impl<'m> Importer<'m> {
     fn top_mut(&mut self) -> &mut Frame {
         self.frames.last_mut().expect("the main graph's frame is pushed before any node is read")
     }
+}
+
+/// The version of the operator set that the node's operator is from.
+fn opset_of(node: &FlatNode) -> i64 {
+    node.opsets.get(plain(&node.proto.domain)).copied().unwrap_or(1)
+}
+
+/// Whether a formula among `dims` is too long, or those of all together are too many to be multiplied out.
+fn too_complicated<'d>(dims: impl IntoIterator<Item = &'d Dim>) -> bool {
+    let mut factors = 1usize;
+    for dim in dims.into_iter().filter(|d| d.as_const().is_none()) {
+        // The length first: the parts of a formula of bounded length are few.
+        if write!(Bounded(MAX_DIM_TEXT), "{dim}").is_err() {
+            return true;
+        }
+        let here: usize = dim.terms().iter().map(|(atoms, _)| atoms.len().max(1)).sum();
+        factors = factors.saturating_mul(here.max(1));
+    }
+    factors > MAX_TERMS
 }
 
 /// Adds node, op and opset to a fault.

@@ -9,7 +9,10 @@ use std::{collections::BTreeMap, rc::Rc};
 /// Calls nested deeper than this are taken for recursion, which ONNX forbids.
 const MAX_DEPTH: usize = 32;
 
-/// Most nodes that a model may have after inlining: far above real models, far below what fills a machine.
+/// Longest name of a node or value of a function call: it is put before every name inside the function.
+const MAX_NAME: usize = 1 << 12;
+
+/// Most nodes that a model may have after inlining, function calls included: far above real models, far below what fills a machine.
 const MAX_NODES: usize = 1 << 19;
 
 /// Operator set versions by domain; the default domain is the empty string.
@@ -57,16 +60,20 @@ impl<'a> Functions<'a> {
         depth: usize,
         out: &mut Vec<FlatNode>,
     ) -> Result<(), OnnxError> {
+        let left = self.budget.get().checked_sub(1);
+        self.budget.set(left.ok_or_else(|| invalid(format!("more than {MAX_NODES} nodes and function calls")))?);
         let label = label(&proto);
         let key = (plain(&proto.domain), proto.op_type.as_str(), proto.overload.as_str());
         let Some(function) = self.table.get(&key) else {
-            let left = self.budget.get().checked_sub(1);
-            self.budget.set(left.ok_or_else(|| invalid(format!("more than {MAX_NODES} nodes")))?);
             out.push(FlatNode { proto, label, opsets: Rc::clone(opsets) });
             return Ok(());
         };
         if depth >= MAX_DEPTH {
             return Err(invalid(format!("function '{}' calls itself", function.name)));
+        }
+        if proto.input.iter().chain(&proto.output).chain([&label]).any(|name| name.len() > MAX_NAME) {
+            let why = format!("a call of function '{}' has a name of more than {MAX_NAME} bytes", function.name);
+            return Err(OnnxError::UnsupportedModel { why });
         }
         let inner = Rc::new(opset_map(&function.opset_import));
         let names = Renaming::of_call(function, &proto, &label)?;
