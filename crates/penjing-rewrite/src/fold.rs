@@ -4,7 +4,7 @@ use crate::{
     RewriteError, Skip, Trace,
     driver::{Live, checked, each_graph, replace},
 };
-use penjing_ir::{Fact, Graph, Model, NodeId, Op, ValueId};
+use penjing_ir::{Fact, Graph, Model, NodeId, Op, Source, ValueId};
 use penjing_reference::eval_op;
 use penjing_tensor::Tensor;
 
@@ -13,11 +13,13 @@ use penjing_tensor::Tensor;
 pub struct FoldConfig {
     /// Results up to this many bytes are always kept as constants; larger ones only while they are no larger than their operands.
     pub max_bytes: usize,
+    /// Most bytes that all results together may have, or twice those of the main graph's constants before where that is more.
+    pub total_bytes: usize,
 }
 
 impl Default for FoldConfig {
     fn default() -> FoldConfig {
-        FoldConfig { max_bytes: 4 << 20 }
+        FoldConfig { max_bytes: 4 << 20, total_bytes: 256 << 20 }
     }
 }
 
@@ -26,12 +28,18 @@ impl Default for FoldConfig {
 /// `Dequantize` and `FakeQuant` stay, because folding one would undo the quantization of a weight; so do ops that are not functions
 /// of their operands alone. What the interpreter refuses stays too, with its reason in the trace.
 pub fn fold_constants(model: &mut Model, config: &FoldConfig, trace: &mut Trace) -> Result<usize, RewriteError> {
-    let folded = each_graph(model, |graph, carried| Ok(fold(graph, carried, config, trace)))?;
+    let before = model.graph.values().iter().filter_map(|v| match &v.source {
+        Source::Const(tensor) => Some(tensor.size_bytes()),
+        _ => None,
+    });
+    let mut left = config.total_bytes.max(before.fold(0, usize::saturating_add).saturating_mul(2));
+    let folded = each_graph(model, |graph, carried| Ok(fold(graph, carried, config, &mut left, trace)))?;
     checked("fold_constants", model)?;
     Ok(folded)
 }
 
-fn fold(graph: &mut Graph, carried: &mut [ValueId], config: &FoldConfig, trace: &mut Trace) -> usize {
+/// Folds one graph; `room` is the number of bytes that results may still have.
+fn fold(graph: &mut Graph, carried: &mut [ValueId], config: &FoldConfig, room: &mut usize, trace: &mut Trace) -> usize {
     let live = Live::of(graph, carried);
     let mut left = live.order.len();
     let mut folded = 0;
@@ -40,8 +48,9 @@ fn fold(graph: &mut Graph, carried: &mut [ValueId], config: &FoldConfig, trace: 
             break;
         }
         let name = graph.node(id).name.clone();
-        match evaluate(graph, id, config) {
+        match evaluate(graph, id, config, *room) {
             Ok(results) => {
+                *room = room.saturating_sub(results.iter().map(Tensor::size_bytes).sum());
                 let outputs = graph.node(id).outputs.clone();
                 let inherited = inherited_name(graph, id);
                 for (old, tensor) in outputs.into_iter().zip(results) {
@@ -59,7 +68,7 @@ fn fold(graph: &mut Graph, carried: &mut [ValueId], config: &FoldConfig, trace: 
     folded
 }
 
-fn evaluate(graph: &Graph, id: NodeId, config: &FoldConfig) -> Result<Vec<Tensor>, Skip> {
+fn evaluate(graph: &Graph, id: NodeId, config: &FoldConfig, room: usize) -> Result<Vec<Tensor>, Skip> {
     let node = graph.node(id);
     let operands: Option<Vec<&Tensor>> = node.inputs.iter().map(|&v| graph.as_const(v).map(|t| &**t)).collect();
     let operands = operands.ok_or(Skip::NoMatch)?;
@@ -73,6 +82,9 @@ fn evaluate(graph: &Graph, id: NodeId, config: &FoldConfig) -> Result<Vec<Tensor
     let size = sizes.and_then(|s| s.into_iter().try_fold(0, usize::checked_add)).ok_or(Skip::NoEffect)?;
     if size > config.max_bytes && size > operands.iter().map(|t| t.size_bytes()).sum() {
         return Err(Skip::Check("the result is too large to keep as a constant"));
+    }
+    if size > room {
+        return Err(Skip::Check("the results together are too large to keep as constants"));
     }
     let results = eval_op(&node.op, &operands).map_err(|_| Skip::Check("the interpreter refuses it"))?;
     let as_inferred = results.len() == node.outputs.len()

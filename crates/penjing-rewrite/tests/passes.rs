@@ -223,6 +223,26 @@ fn constants_fold_up_to_a_size() {
 }
 
 #[test]
+fn constants_fold_up_to_a_total() {
+    let before = formula(&[&[100]], |s, x| {
+        let mut sum = x[0];
+        for i in 0..10 {
+            let scalar = s.scalar(DType::F32, f64::from(i));
+            let wide = s.expand(scalar, &dims(&[100]))?;
+            sum = s.add(sum, wide)?;
+        }
+        Ok(sum)
+    });
+    let mut after = before.clone();
+    let mut trace = Trace::new();
+    let config = FoldConfig { total_bytes: 1000, ..FoldConfig::default() };
+    assert_eq!(fold_constants(&mut after, &config, &mut trace).unwrap(), 2);
+    assert_eq!(trace.skipped.iter().filter(|s| s.2.contains("together")).count(), 8);
+    assert_same(&before, &after);
+    assert_eq!(fold_constants(&mut before.clone(), &FoldConfig::default(), &mut Trace::new()).unwrap(), 10);
+}
+
+#[test]
 fn quantized_weights_stay_quantized() {
     let scheme = QuantScheme { dtype: DType::I8, axis: None, narrow: true };
     let mut model = formula(&[&[2]], |s, x| {
