@@ -8,7 +8,6 @@ mod differentiate;
 mod error;
 mod loss;
 pub mod names;
-mod non_finite;
 mod optimizer;
 mod schedule;
 mod training;
@@ -17,7 +16,6 @@ mod vjp;
 pub use differentiate::differentiate;
 pub use error::GradError;
 pub use loss::{count_correct, cross_entropy, kl_divergence, mse, sum_all};
-pub use non_finite::{NonFinite, first_non_finite};
 pub use optimizer::{
     AdamW, DecayScope, OptimizerConfig, Sgd, UpdateOptions, append_accumulation, append_updates, clip_by_global_norm,
     global_norm, take_accumulated,

@@ -1,7 +1,7 @@
 //! A model made ready to answer: simplified, lowered once for each input shape, run by name.
 
 use crate::TrainError;
-use penjing_exec::{Outputs, Profile, Program, ProgramId, Session, Target, lower};
+use penjing_exec::{Outputs, Program, ProgramId, Session, Target, lower};
 use penjing_ir::Model;
 use penjing_reference::bind_inputs;
 use penjing_rewrite::{Trace, optimize_for_inference};
@@ -27,11 +27,6 @@ impl Inference {
         Ok(Inference { model, session: Session::new(target)?, programs: BTreeMap::new() })
     }
 
-    /// The simplified model.
-    pub fn model(&self) -> &Model {
-        &self.model
-    }
-
     /// Runs the model; symbols are bound by the inputs' shapes.
     pub fn run(&mut self, inputs: &[(&str, &Tensor)]) -> Result<Outputs, TrainError> {
         let id = self.prepare(inputs)?;
@@ -42,19 +37,6 @@ impl Inference {
     pub fn program(&mut self, inputs: &[(&str, &Tensor)]) -> Result<&Program, TrainError> {
         let id = self.prepare(inputs)?;
         Ok(self.session.program(id))
-    }
-
-    /// Where the time of the runs with these inputs' shapes went.
-    pub fn profile(&mut self, inputs: &[(&str, &Tensor)]) -> Result<Profile, TrainError> {
-        let id = self.prepare(inputs)?;
-        Ok(self.session.profile(id))
-    }
-
-    /// Forgets the times of the runs so far.
-    pub fn reset_profile(&mut self, inputs: &[(&str, &Tensor)]) -> Result<(), TrainError> {
-        let id = self.prepare(inputs)?;
-        self.session.reset_profile(id);
-        Ok(())
     }
 
     fn prepare(&mut self, inputs: &[(&str, &Tensor)]) -> Result<ProgramId, TrainError> {
