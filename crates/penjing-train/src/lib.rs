@@ -5,6 +5,7 @@ mod checkpoint;
 mod error;
 mod evaluate;
 mod inference;
+mod step_model;
 mod trainer;
 pub mod zoo;
 
@@ -13,4 +14,5 @@ pub use checkpoint::{Checkpoint, CheckpointPolicy};
 pub use error::TrainError;
 pub use evaluate::{Evaluation, evaluate};
 pub use inference::{Inference, fingerprint};
-pub use trainer::{OnProgress, Progress, TrainConfig, Trained, train, training_step};
+pub use step_model::training_step;
+pub use trainer::{OnProgress, Progress, TrainConfig, Trained, train};

@@ -1,21 +1,18 @@
 //! The training loop: every rank runs the same program on its part of each batch.
 
-use crate::{Checkpoint, CheckpointPolicy, TrainError, evaluate::single_input, inference::fingerprint};
+use crate::{
+    Checkpoint, CheckpointPolicy, TrainError,
+    evaluate::single_input,
+    inference::fingerprint,
+    step_model::{SHARE, training_models},
+};
 use penjing_data::{Batch, Dataset, Loader, LoaderConfig, Shard};
 use penjing_exec::{ExecError, ProgramId, Session, Target, lower};
-use penjing_grad::{
-    LossConfig, OptimizerConfig, Schedule, UpdateOptions, append_accumulation, append_gradients, append_loss,
-    append_updates, names, take_accumulated,
-};
+use penjing_grad::{LossConfig, OptimizerConfig, Schedule, UpdateOptions, names};
 use penjing_ir::{Bindings, Model, Role};
-use penjing_parallel::{
-    BucketConfig, Comm, ParallelError, SummingRank, ThreadComm, Timeline, all_reduce_gradients, average_buffers,
-    run_ranks,
-};
+use penjing_parallel::{Comm, ParallelError, SummingRank, ThreadComm, Timeline, run_ranks};
 use penjing_reference::bind_inputs;
-use penjing_rewrite::{
-    FoldConfig, Trace, common_subexpressions, fold_constants, for_inference, for_training, simplify,
-};
+use penjing_rewrite::for_inference;
 use penjing_tensor::{Tensor, fnv1a};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, ops::ControlFlow, path::Path, sync::Arc, time::Instant};
@@ -122,12 +119,6 @@ pub fn train(
     Ok(Trained { model: with_states(model, &states, config)?, losses, plan_hash, timeline })
 }
 
-/// The model whose run is one step of one rank, as [`train`] lowers it: forward, backward and, unless gradients are accumulated, the
-/// update. Its inputs and outputs are those of [`penjing_grad::names`] beside the model's own.
-pub fn training_step(model: &Model, config: &TrainConfig) -> Result<Model, TrainError> {
-    Ok(training_models(model, config)?.0)
-}
-
 /// What every rank of a run shares.
 struct Job<'a> {
     model: &'a Model,
@@ -140,9 +131,6 @@ struct Job<'a> {
     timeline: &'a Timeline,
     progress: &'a OnProgress<'a>,
 }
-
-/// Input of a training graph of several ranks: this rank's part of the rows.
-const SHARE: &str = "rank_share";
 
 type RankResult = (BTreeMap<String, Tensor>, Vec<f32>, String);
 
@@ -396,48 +384,6 @@ impl<'a> Rank<'a> {
             ("plan".into(), plan_hash.into()),
         ])
     }
-}
-
-/// The model whose run is one step (or one accumulated part of it), and the model that applies what was accumulated.
-fn training_models(model: &Model, config: &TrainConfig) -> Result<(Model, Option<Model>), TrainError> {
-    let mut step = for_training(model)?;
-    let loss = append_loss(&mut step, None, &config.loss)?;
-    let grads = append_gradients(&mut step, loss.value)?;
-    if config.ranks > 1 {
-        average_buffers(&mut step, SHARE)?;
-    }
-    let bucket = BucketConfig::default();
-    let also = if config.ranks > 1 { vec![loss.value] } else { Vec::new() };
-    if config.accumulate == 1 {
-        let grads = match config.ranks {
-            1 => grads,
-            _ => all_reduce_gradients(&mut step, &grads, &also, &bucket)?,
-        };
-        append_updates(&mut step, &grads, &config.optimizer, &config.update)?;
-        return Ok((tidied(step)?, None));
-    }
-    if config.ranks > 1 {
-        all_reduce_gradients(&mut step, &[], &also, &bucket)?;
-    }
-    append_accumulation(&mut step, &grads)?;
-    let weights: Vec<_> = grads.iter().map(|(w, _)| *w).collect();
-    let (mut apply, sums) = take_accumulated(&step, &weights)?;
-    let sums = match config.ranks {
-        1 => sums,
-        _ => all_reduce_gradients(&mut apply, &sums, &[], &bucket)?,
-    };
-    append_updates(&mut apply, &sums, &config.optimizer, &config.update)?;
-    Ok((tidied(step)?, Some(tidied(apply)?)))
-}
-
-/// Simplified, with constants folded and duplicates merged.
-fn tidied(mut model: Model) -> Result<Model, TrainError> {
-    let mut trace = Trace::new();
-    simplify(&mut model, &mut trace)?;
-    fold_constants(&mut model, &FoldConfig::default(), &mut trace)?;
-    common_subexpressions(&mut model, &mut trace)?;
-    model.compact();
-    Ok(model)
 }
 
 /// The model with the contents that its states had at the end.
