@@ -9,7 +9,7 @@ use penjing_ir::{Bindings, Fact, Model, Op, Role, Unary};
 use penjing_tensor::{DType, Rng, Tensor};
 use std::{
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Mutex,
     time::{Duration, Instant},
 };
@@ -50,12 +50,12 @@ fn workers() -> Vec<PathBuf> {
 }
 
 /// Nanoseconds that a thread has been on a processor (proc(5), `schedstat`).
-fn on_processor(task: &PathBuf) -> u64 {
+fn on_processor(task: &Path) -> u64 {
     let text = fs::read_to_string(task.join("schedstat")).unwrap();
     text.split_whitespace().next().unwrap().parse().unwrap()
 }
 
-fn asleep(task: &PathBuf) -> bool {
+fn asleep(task: &Path) -> bool {
     let stat = fs::read_to_string(task.join("stat")).unwrap();
     stat.rsplit_once(") ").unwrap().1.starts_with('S')
 }
@@ -73,17 +73,17 @@ fn an_idle_session_uses_no_processor() {
     let workers = workers();
     assert_eq!(workers.len(), 3);
     let patience = Instant::now();
-    while !workers.iter().all(asleep) {
+    while !workers.iter().all(|w| asleep(w)) {
         assert!(patience.elapsed() < Duration::from_secs(10), "a worker does not go to sleep");
         std::thread::yield_now();
     }
-    let before: Vec<u64> = workers.iter().map(on_processor).collect();
+    let before: Vec<u64> = workers.iter().map(|w| on_processor(w)).collect();
     // This thread computes meanwhile; the workers have nothing to do.
     let (busy, mut rounds) = (Instant::now(), 0u64);
     while busy.elapsed() < Duration::from_millis(50) {
         rounds += 1;
     }
-    assert_eq!(workers.iter().map(on_processor).collect::<Vec<u64>>(), before, "after {rounds} rounds");
+    assert_eq!(workers.iter().map(|w| on_processor(w)).collect::<Vec<u64>>(), before, "after {rounds} rounds");
     run(&mut session, id);
 }
 
