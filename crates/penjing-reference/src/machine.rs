@@ -4,17 +4,29 @@ use crate::{
     RefError, conv,
     data::{count, ints, product, store_floats, store_ints, walk_broadcast},
     elementwise::{binary_float, holds, unary_float},
-    matmul,
+    matmul, movement, pool,
     quant::quantize_one,
 };
-use penjing_ir::{Activation, ChainInstr, MachineOp, QuantScheme};
+use penjing_ir::{Activation, ChainInstr, Layout, MachineOp, QuantScheme};
 use penjing_tensor::{DType, Tensor};
 
 /// `shape` is the result's.
 pub(crate) fn machine(op: &MachineOp, x: &[&Tensor], shape: &[usize]) -> Result<Tensor, RefError> {
     match op {
         MachineOp::Chain(code) => chain(code, x, shape),
-        MachineOp::Conv { spec, act } => {
+        MachineOp::Conv { layout: Layout::ChannelsLast, spec, act } => {
+            let first = MachineOp::Conv { layout: Layout::ChannelsFirst, spec: spec.clone(), act: *act };
+            channels_first(x, &[0, 3], shape, |x, shape| machine(&first, x, shape))
+        }
+        MachineOp::Pool { kind, spec } => {
+            channels_first(x, &[0], shape, |x, shape| pool::pool(*kind, x[0], spec, shape))
+        }
+        MachineOp::QConv { layout: Layout::ChannelsLast, spec, act, out } => {
+            let first =
+                MachineOp::QConv { layout: Layout::ChannelsFirst, spec: spec.clone(), act: *act, out: out.clone() };
+            channels_first(x, &[0], shape, |x, shape| machine(&first, x, shape))
+        }
+        MachineOp::Conv { spec, act, layout: Layout::ChannelsFirst } => {
             let (data, w) = (x[0].to_f64s(), x[1].to_f64s());
             let sums = conv::convolve(x[0].shape(), &data, x[1].shape(), &w, spec, shape)?;
             let bias = channel_values("bias", x.get(2), shape[1])?;
@@ -32,7 +44,7 @@ pub(crate) fn machine(op: &MachineOp, x: &[&Tensor], shape: &[usize]) -> Result<
             let finish = |(i, v): (usize, f64)| activate(*act, v + bias[i % bias.len()]);
             store_floats(x[0].dtype(), shape, sums.into_iter().enumerate().map(finish).collect())
         }
-        MachineOp::QConv { spec, act, out } => {
+        MachineOp::QConv { spec, act, out, layout: Layout::ChannelsFirst } => {
             let (data, w) = (centered(x)?, ints(x[3])?);
             let sums = conv::convolve(x[0].shape(), &data, x[3].shape(), &w, spec, shape)?;
             requantize(&sums, x, *act, out.as_ref(), shape, 1)
@@ -43,6 +55,23 @@ pub(crate) fn machine(op: &MachineOp, x: &[&Tensor], shape: &[usize]) -> Result<
             requantize(&sums, x, *act, out.as_ref(), shape, shape.len() - 1)
         }
     }
+}
+
+/// `f` with the operands `images` and the result shape permuted to channels first, and its result permuted back.
+fn channels_first(
+    x: &[&Tensor],
+    images: &[usize],
+    shape: &[usize],
+    f: impl Fn(&[&Tensor], &[usize]) -> Result<Tensor, RefError>,
+) -> Result<Tensor, RefError> {
+    let last = Layout::ChannelsLast;
+    let mut operands: Vec<Tensor> = x.iter().map(|&t| t.clone()).collect();
+    for t in images.iter().filter_map(|&i| x.get(i).map(|t| (i, t))) {
+        operands[t.0] = movement::permute(t.1, &last.to_first(t.1.rank()))?;
+    }
+    let refs: Vec<&Tensor> = operands.iter().collect();
+    let first: Vec<usize> = last.to_first(shape.len()).into_iter().map(|axis| shape[axis]).collect();
+    movement::permute(&f(&refs, &first)?, &last.from_first(shape.len()))
 }
 
 /// Every register is rounded to the operands' dtype, as if each instruction were a node.

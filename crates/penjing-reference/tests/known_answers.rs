@@ -549,9 +549,20 @@ fn fused_ops_are_their_parts() {
     let act = Activation::Clamp { lo: Real(-2.0), hi: Real(3.0) };
     let op = machine(MachineOp::MatMul { trans_a: false, trans_b: false, act });
     is(op, &[&a, &b, &f(&[2], &[1.0, 0.0])], &f(&[1, 2], &[3.0, -2.0]));
-    let op = machine(MachineOp::Conv { spec: ConvSpec::unit(1), act: Activation::Relu });
+    let layout = Layout::ChannelsFirst;
+    let op = machine(MachineOp::Conv { spec: ConvSpec::unit(1), act: Activation::Relu, layout });
     let (w, bias) = (f(&[1, 1, 2], &[1.0, -1.0]), f(&[1], &[1.0]));
     is(op, &[&f(&[1, 1, 3], &[1.0, 5.0, 2.0]), &w, &bias, &f(&[1, 1, 2], &[2.0, 0.5])], &f(&[1, 1, 2], &[0.0, 4.5]));
+    // Positions (1, 10), (2, 20), (4, 40): each output adds 10·c1 here to c0 there.
+    let layout = Layout::ChannelsLast;
+    let op = machine(MachineOp::Conv { spec: ConvSpec::unit(1), act: Activation::None, layout });
+    let x = f(&[1, 3, 2], &[1.0, 10.0, 2.0, 20.0, 4.0, 40.0]);
+    let (w, bias) = (f(&[2, 2, 2], &[0.0, 1.0, 10.0, 0.0, 1.0, 0.0, 0.0, 0.0]), f(&[2], &[0.5, -1.0]));
+    let residual = f(&[1, 2, 2], &[0.0, 1.0, 0.0, 2.0]);
+    is(op, &[&x, &w, &bias, &residual], &f(&[1, 2, 2], &[102.5, 1.0, 204.5, 3.0]));
+    let pool = PoolSpec { kernel: vec![2], strides: vec![1], pads: vec![(0, 0)], dilations: vec![1], ceil: false };
+    let op = machine(MachineOp::Pool { kind: PoolKind::Average { count_include_pad: false }, spec: pool });
+    is(op, &[&x], &f(&[1, 2, 2], &[1.5, 15.0, 3.0, 30.0]));
     // (130−128, 120−128) · (3, −4) = 6 + 32 = 38; ·0.5·0.25 = 4.75; + 0.25 = 5; / 2 = 2.5 → 2; + 1.
     let quantized = |out| machine(MachineOp::QMatMul { trans_b: true, act: Activation::Relu, out });
     let (x, w) = (int(DType::U8, &[1, 2], &[130, 120]), int(DType::I8, &[1, 2], &[3, -4]));
@@ -562,7 +573,8 @@ fn fused_ops_are_their_parts() {
     let (scale, zero) = (f(&[], &[2.0]), int(DType::I8, &[], &[1]));
     is(quantized(Some(out)), &[&common[..], &[&scale, &zero]].concat(), &int(DType::I8, &[1, 1], &[3]));
     // Padding is real zero: the corner sums one product only.
-    let op = machine(MachineOp::QConv { spec: spec(&[1], &[(1, 0)], &[1], 1), act: Activation::None, out: None });
+    let op =
+        machine(MachineOp::QConv { spec: spec(&[1], &[(1, 0)], &[1], 1), act: Activation::None, out: None, layout });
     let (x, w) = (int(DType::U8, &[1, 1, 1], &[130]), int(DType::I8, &[1, 1, 2], &[9, 5]));
     let one = f(&[], &[1.0]);
     is(op, &[&x, &one, &operands[1], &w, &f(&[1], &[1.0]), &f(&[1], &[0.0])], &f(&[1, 1, 1], &[10.0]));

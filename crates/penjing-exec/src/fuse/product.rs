@@ -1,7 +1,7 @@
 //! Convolution and matrix product with bias, residual and activation.
 
 use super::{Readers, only_relu};
-use penjing_ir::{Activation, Binary, IrError, MachineOp, Model, NodeId, Op, ValueId};
+use penjing_ir::{Activation, Binary, IrError, Layout, MachineOp, Model, NodeId, Op, ValueId};
 use penjing_tensor::Tensor;
 
 /// Conv (+ residual Add) (+ Relu) → `machine.Conv`; MatMul + bias Add (+ Relu) → `machine.MatMul`.
@@ -44,7 +44,11 @@ fn fuse_conv(model: &mut Model, readers: &Readers, id: NodeId) -> Result<(), IrE
         None => zeros(model, model.graph.fact(node.inputs[1]).shape[0].as_const().unwrap_or(0)),
     };
     let inputs: Vec<ValueId> = [node.inputs[0], node.inputs[1], bias].into_iter().chain(residual).collect();
-    let fused = model.graph.apply(&node.name, Op::Machine(MachineOp::Conv { spec, act }), &inputs)?;
+    let fused = model.graph.apply(
+        &node.name,
+        Op::Machine(MachineOp::Conv { spec, act, layout: Layout::ChannelsFirst }),
+        &inputs,
+    )?;
     model.replace_uses(last, fused);
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! QDQ graphs into integer products.
 
 use super::{Readers, only_relu, product::only_add};
-use penjing_ir::{Activation, ConvSpec, IrError, MachineOp, Model, NodeId, Op, PoolKind, QuantScheme, ValueId};
+use penjing_ir::{Activation, ConvSpec, IrError, Layout, MachineOp, Model, NodeId, Op, PoolKind, QuantScheme, ValueId};
 use penjing_reference::eval_op;
 use penjing_tensor::{DType, Tensor};
 
@@ -84,7 +84,7 @@ fn fuse_one(model: &mut Model, readers: &Readers, id: NodeId) -> Result<(), IrEr
         out = Some(scheme);
     }
     let op = match product {
-        Product::Conv(spec) => MachineOp::QConv { spec, act, out },
+        Product::Conv(spec) => MachineOp::QConv { spec, act, out, layout: Layout::ChannelsFirst },
         Product::MatMul { trans_b } => MachineOp::QMatMul { trans_b, act, out },
     };
     let fused = model.graph.apply(&node.name, Op::Machine(op), &inputs)?;

@@ -1,7 +1,7 @@
 //! Convolutions of one and two spatial axes; others are the reference interpreter's.
 
 use super::{Kernel, Site};
-use penjing_ir::{Activation, ConvSpec, MachineOp, Op};
+use penjing_ir::{Activation, ConvSpec, Layout, MachineOp, Op};
 use penjing_kernels::{
     conv::{ConvShape, ConvWeights, PackedConv, conv, conv_input_grad, conv_weight_grad},
     gemm::Clamp,
@@ -10,7 +10,7 @@ use penjing_kernels::{
 pub(super) fn select(site: &Site, op: &Op) -> Option<Kernel> {
     match op {
         Op::Conv(spec) => forward(site, spec, Clamp::NONE),
-        Op::Machine(MachineOp::Conv { spec, act }) => forward(site, spec, clamp(act)),
+        Op::Machine(MachineOp::Conv { spec, act, layout: Layout::ChannelsFirst }) => forward(site, spec, clamp(act)),
         Op::ConvTranspose { spec, .. } => transpose(site, spec),
         Op::ConvWeightGrad { spec, .. } => weight_grad(site, spec),
         _ => None,

@@ -5,7 +5,7 @@ use super::{
     conv::{clamp, shape},
     site::around,
 };
-use penjing_ir::{Activation, ConvSpec, MachineOp, Op, QuantScheme};
+use penjing_ir::{Activation, ConvSpec, Layout, MachineOp, Op, QuantScheme};
 use penjing_kernels::{
     KernelError,
     gemm::Clamp,
@@ -29,7 +29,9 @@ const WEIGHT: usize = 3;
 
 pub(super) fn select(site: &Site, op: &Op) -> Option<Kernel> {
     match op {
-        Op::Machine(MachineOp::QConv { spec, act, out }) => conv(site, spec, act, out.as_ref()),
+        Op::Machine(MachineOp::QConv { spec, act, out, layout: Layout::ChannelsFirst }) => {
+            conv(site, spec, act, out.as_ref())
+        }
         Op::Machine(MachineOp::QMatMul { trans_b, act, out }) => matmul(site, *trans_b, act, out.as_ref()),
         Op::Quantize(scheme) | Op::Dequantize(scheme) | Op::FakeQuant(scheme) => convert(site, op, scheme),
         _ => None,

@@ -1,16 +1,25 @@
 //! Facts of fused ops.
 
-use super::{Why, broadcast, check_dtype, check_shape, conv, ensure, matmul};
-use crate::{ChainInstr, Fact, MachineOp, QuantScheme};
+use super::{Why, broadcast, check_dtype, check_shape, conv, ensure, matmul, pool};
+use crate::{ChainInstr, Fact, Layout, MachineOp, QuantScheme};
 use penjing_tensor::DType;
 
 pub(super) fn machine(op: &MachineOp, x: &[Fact]) -> Result<Fact, Why> {
     match op {
         MachineOp::Chain(code) => chain(code, x),
-        MachineOp::Conv { spec, .. } => {
-            let out = conv::conv(x.get(..3).unwrap_or(x), spec)?;
+        MachineOp::Conv { spec, layout, .. } => {
+            let mut operands = x.get(..3).unwrap_or(x).to_vec();
+            operands.iter_mut().take(1).for_each(|data| *data = reordered(data, layout.to_first(data.rank())));
+            let out = conv::conv(&operands, spec)?;
+            let out = reordered(&out, layout.from_first(out.rank()));
             x.get(3).map_or(Ok(()), |r| check_shape("residual", r, &out.shape))?;
             Ok(out)
+        }
+        MachineOp::Pool { spec, .. } => {
+            let [data] = super::operands(x)?;
+            let last = Layout::ChannelsLast;
+            let out = pool::pool(&reordered(data, last.to_first(data.rank())), spec)?;
+            Ok(reordered(&out, last.from_first(out.rank())))
         }
         MachineOp::MatMul { trans_a, trans_b, .. } => {
             let [a, b, bias] = super::operands(x)?;
@@ -18,15 +27,22 @@ pub(super) fn machine(op: &MachineOp, x: &[Fact]) -> Result<Fact, Why> {
             check_shape("bias", bias, &out.shape[out.rank() - 1..])?;
             Ok(out)
         }
-        MachineOp::QConv { spec, out, .. } => {
+        MachineOp::QConv { spec, out, layout, .. } => {
             let [data, w] = quantized(x, out.as_ref())?;
-            finish(conv::conv(&[data, w], spec)?, out.as_ref())
+            let data = reordered(&data, layout.to_first(data.rank()));
+            let result = conv::conv(&[data, w], spec)?;
+            finish(reordered(&result, layout.from_first(result.rank())), out.as_ref())
         }
         MachineOp::QMatMul { trans_b, out, .. } => {
             let [data, w] = quantized(x, out.as_ref())?;
             finish(matmul::matmul([&data, &w], false, *trans_b)?, out.as_ref())
         }
     }
+}
+
+/// The fact with axis i from axis `perm[i]`.
+fn reordered(fact: &Fact, perm: Vec<usize>) -> Fact {
+    Fact { dtype: fact.dtype, shape: perm.into_iter().map(|axis| fact.shape[axis].clone()).collect() }
 }
 
 fn chain(code: &[ChainInstr], x: &[Fact]) -> Result<Fact, Why> {

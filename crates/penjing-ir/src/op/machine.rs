@@ -1,6 +1,33 @@
 //! Ops of the Machine stage: what lowering fuses canonical ops into. Passes over Canonical graphs never see them.
 
-use super::{Binary, Compare, ConvSpec, QuantScheme, Real, Unary};
+use super::{Binary, Compare, ConvSpec, PoolKind, PoolSpec, QuantScheme, Real, Unary};
+
+/// The order of the axes of a value with channels.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Layout {
+    /// [N, C, spatial..]: that of every canonical op.
+    ChannelsFirst,
+    /// [N, spatial.., C].
+    ChannelsLast,
+}
+
+impl Layout {
+    /// The permutation from [N, C, spatial..] to this layout, for a value of `rank` axes: axis i here is axis `perm[i]` there.
+    pub fn from_first(self, rank: usize) -> Vec<usize> {
+        match self {
+            Layout::ChannelsLast if rank > 2 => [0].into_iter().chain(2..rank).chain([1]).collect(),
+            _ => (0..rank).collect(),
+        }
+    }
+
+    /// The inverse of [`Layout::from_first`].
+    pub fn to_first(self, rank: usize) -> Vec<usize> {
+        match self {
+            Layout::ChannelsLast if rank > 2 => [0, rank - 1].into_iter().chain(1..rank - 1).collect(),
+            _ => (0..rank).collect(),
+        }
+    }
+}
 
 /// What a fused kernel applies to each result before it is stored.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -39,12 +66,21 @@ pub enum ChainInstr {
 pub enum MachineOp {
     /// (x0, x1, …: F32) → their broadcast, computed by the instructions in one pass over memory.
     Chain(Vec<ChainInstr>),
-    /// (x, w, bias: [O], optional residual of the output's shape) → act(Conv + bias + residual).
+    /// (x, w: [O, C/groups, kernel..], bias: [O], optional residual of the output's shape) → act(Conv + bias + residual).
     Conv {
         /// Geometry.
         spec: ConvSpec,
         /// Applied last.
         act: Activation,
+        /// Of x, residual and result; the weight's never changes.
+        layout: Layout,
+    },
+    /// (x: [N, spatial.., C]) → [N, spatial'.., C]: `Pool` of channels that lie last.
+    Pool {
+        /// Maximum or average.
+        kind: PoolKind,
+        /// Geometry.
+        spec: PoolSpec,
     },
     /// (a, b, bias: [N]) → act(MatMul + bias).
     MatMul {
@@ -64,6 +100,8 @@ pub enum MachineOp {
         act: Activation,
         /// The grid of the result; F32 when absent.
         out: Option<QuantScheme>,
+        /// Of x and result; the weight's never changes.
+        layout: Layout,
     },
     /// As `QConv` for x: [.., M, K], w: [K, N] (`trans_b`: [N, K]).
     QMatMul {
@@ -82,6 +120,8 @@ impl MachineOp {
         match self {
             MachineOp::Chain(_) => "machine.Chain",
             MachineOp::Conv { .. } => "machine.Conv",
+            MachineOp::Pool { kind: PoolKind::Max, .. } => "machine.MaxPool",
+            MachineOp::Pool { kind: PoolKind::Average { .. }, .. } => "machine.AveragePool",
             MachineOp::MatMul { .. } => "machine.MatMul",
             MachineOp::QConv { .. } => "machine.QConv",
             MachineOp::QMatMul { .. } => "machine.QMatMul",

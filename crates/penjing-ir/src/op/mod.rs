@@ -18,7 +18,7 @@ mod reduce;
 pub use conv::{ConvSpec, conv_extent, conv_transpose_extent};
 pub use elementwise::{Binary, Compare, Real, Unary};
 pub use index::{RandomKind, ScatterReduction};
-pub use machine::{Activation, ChainInstr, MachineOp};
+pub use machine::{Activation, ChainInstr, Layout, MachineOp};
 pub use movement::{PadMode, SliceRange};
 pub use norm::Eps;
 pub use pool::{PoolKind, PoolSpec, pool_extent};

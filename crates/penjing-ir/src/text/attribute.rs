@@ -5,7 +5,7 @@ use super::{
     table,
 };
 use crate::{
-    Activation, Atom, BodyId, ChainInstr, Dim, Direction, Fact, Op, PadMode, QuantScheme, RandomKind, Real,
+    Activation, Atom, BodyId, ChainInstr, Dim, Direction, Fact, Layout, Op, PadMode, QuantScheme, RandomKind, Real,
     ScatterReduction, SliceRange, Symbol,
 };
 use penjing_tensor::DType;
@@ -378,6 +378,7 @@ macro_rules! words {
 }
 words!(Direction: Direction::Forward => "forward", Direction::Reverse => "reverse",
     Direction::Bidirectional => "bidirectional");
+words!(Layout: Layout::ChannelsFirst => "first", Layout::ChannelsLast => "last");
 words!(ScatterReduction: ScatterReduction::None => "none", ScatterReduction::Add => "add", ScatterReduction::Mul => "mul",
     ScatterReduction::Max => "max", ScatterReduction::Min => "min");
 words!(RandomKind: RandomKind::Uniform => "uniform", RandomKind::Normal => "normal");

@@ -5,8 +5,8 @@ use super::{
     cursor::{Cursor, Why},
 };
 use crate::{
-    Activation, ArgKind, Binary, BodyId, Compare, ConvSpec, Dim, Direction, MachineOp, Op, PadMode, PoolKind, PoolSpec,
-    QuantScheme, RandomKind, Real, Reduction, ScatterReduction, Symbol, Unary,
+    Activation, ArgKind, Binary, BodyId, Compare, ConvSpec, Dim, Direction, Layout, MachineOp, Op, PadMode, PoolKind,
+    PoolSpec, QuantScheme, RandomKind, Real, Reduction, ScatterReduction, Symbol, Unary,
 };
 use penjing_tensor::DType;
 
@@ -127,18 +127,7 @@ fn visit<F: Fields>(op: &mut Op, f: &mut F) -> Result<(), Why> {
             conv(spec, f)?;
             f.field("kernel", kernel)
         }
-        Op::Pool { kind, spec } | Op::PoolGrad { kind, spec } => {
-            let PoolSpec { kernel, strides, pads, dilations, ceil } = spec;
-            f.field("kernel", kernel)?;
-            f.field("strides", strides)?;
-            f.field("pads", pads)?;
-            f.field("dilations", dilations)?;
-            f.field("ceil", ceil)?;
-            match kind {
-                PoolKind::Max => Ok(()),
-                PoolKind::Average { count_include_pad } => f.field("count_include_pad", count_include_pad),
-            }
-        }
+        Op::Pool { kind, spec } | Op::PoolGrad { kind, spec } => pool(kind, spec, f),
         Op::BatchNorm { eps, momentum } => {
             f.field("eps", eps)?;
             f.field("momentum", momentum)
@@ -193,22 +182,38 @@ fn conv<F: Fields>(spec: &mut ConvSpec, f: &mut F) -> Result<(), Why> {
     f.field("groups", groups)
 }
 
+fn pool<F: Fields>(kind: &mut PoolKind, spec: &mut PoolSpec, f: &mut F) -> Result<(), Why> {
+    let PoolSpec { kernel, strides, pads, dilations, ceil } = spec;
+    f.field("kernel", kernel)?;
+    f.field("strides", strides)?;
+    f.field("pads", pads)?;
+    f.field("dilations", dilations)?;
+    f.field("ceil", ceil)?;
+    match kind {
+        PoolKind::Max => Ok(()),
+        PoolKind::Average { count_include_pad } => f.field("count_include_pad", count_include_pad),
+    }
+}
+
 fn machine<F: Fields>(m: &mut MachineOp, f: &mut F) -> Result<(), Why> {
     match m {
         MachineOp::Chain(code) => f.field("code", code),
-        MachineOp::Conv { spec, act } => {
+        MachineOp::Conv { spec, act, layout } => {
             conv(spec, f)?;
-            f.field("act", act)
+            f.field("act", act)?;
+            f.field("layout", layout)
         }
+        MachineOp::Pool { kind, spec } => pool(kind, spec, f),
         MachineOp::MatMul { trans_a, trans_b, act } => {
             f.field("trans_a", trans_a)?;
             f.field("trans_b", trans_b)?;
             f.field("act", act)
         }
-        MachineOp::QConv { spec, act, out } => {
+        MachineOp::QConv { spec, act, out, layout } => {
             conv(spec, f)?;
             f.field("act", act)?;
-            f.field("out", out)
+            f.field("out", out)?;
+            f.field("layout", layout)
         }
         MachineOp::QMatMul { trans_b, act, out } => {
             f.field("trans_b", trans_b)?;
@@ -236,7 +241,7 @@ fn prototypes() -> Vec<Op> {
     let reduce = |kind| Op::Reduce { kind, axes: vec![], keep: false };
     let arg = |kind| Op::ArgReduce { kind, axis: 0, keep: false, last: false };
     let none = Dim::Const(0);
-    let act = Activation::None;
+    let (act, layout) = (Activation::None, Layout::ChannelsFirst);
     let mut all = every!(Op:
         Op::Unary(_) => [Op::Unary(Unary::Neg)],
         Op::Binary(_) => [Op::Binary(Binary::Add)],
@@ -295,9 +300,11 @@ fn prototypes() -> Vec<Op> {
     all.extend(binaries().into_iter().map(Op::Binary));
     let machine = every!(MachineOp:
         MachineOp::Chain(_) => [MachineOp::Chain(vec![])],
-        MachineOp::Conv { .. } => [MachineOp::Conv { spec: spec(), act }],
+        MachineOp::Conv { .. } => [MachineOp::Conv { spec: spec(), act, layout }],
+        MachineOp::Pool { .. } => [MachineOp::Pool { kind: PoolKind::Max, spec: pool() },
+            MachineOp::Pool { kind: average, spec: pool() }],
         MachineOp::MatMul { .. } => [MachineOp::MatMul { trans_a: false, trans_b: false, act }],
-        MachineOp::QConv { .. } => [MachineOp::QConv { spec: spec(), act, out: None }],
+        MachineOp::QConv { .. } => [MachineOp::QConv { spec: spec(), act, out: None, layout }],
         MachineOp::QMatMul { .. } => [MachineOp::QMatMul { trans_b: false, act, out: None }],
     );
     all.extend(machine.into_iter().map(Op::Machine));

@@ -2,7 +2,7 @@
 #![allow(dead_code, clippy::unwrap_used)]
 
 use penjing_ir::{
-    Activation, ArgKind, Binary, BodyId, ChainInstr, Compare, ConvSpec, Dim, Direction, MachineOp, Op, PadMode,
+    Activation, ArgKind, Binary, BodyId, ChainInstr, Compare, ConvSpec, Dim, Direction, Layout, MachineOp, Op, PadMode,
     PoolKind, PoolSpec, QuantScheme, RandomKind, Real, Reduction, ScatterReduction, SliceRange, Symbol, Unary,
 };
 use penjing_tensor::{DType, Rng, Tensor};
@@ -14,7 +14,7 @@ pub(crate) struct Case {
 }
 
 /// Number of `Op` variants; [`number`] is exhaustive, so a new one does not compile before it has a case.
-pub(crate) const VARIANTS: usize = 54;
+pub(crate) const VARIANTS: usize = 55;
 
 pub(crate) fn number(op: &Op) -> usize {
     match op {
@@ -70,6 +70,7 @@ pub(crate) fn number(op: &Op) -> usize {
         Op::Machine(MachineOp::Chain(_)) => 49,
         Op::Machine(MachineOp::Conv { .. }) => 50,
         Op::Machine(MachineOp::MatMul { .. }) => 51,
+        Op::Machine(MachineOp::Pool { .. }) => 54,
         Op::Machine(MachineOp::QConv { .. }) => 52,
         Op::Machine(MachineOp::QMatMul { .. }) => 53,
     }
@@ -311,10 +312,14 @@ fn rest(add: &mut Add<'_>) {
     ];
     add("chain", machine(MachineOp::Chain(code)), vec![]);
     let act = Activation::Clamp { lo: Real(f64::NEG_INFINITY), hi: Real(6.0) };
-    add("fused conv", machine(MachineOp::Conv { spec: ConvSpec::unit(2), act }), vec![]);
+    let layout = Layout::ChannelsLast;
+    add("fused conv", machine(MachineOp::Conv { spec: ConvSpec::unit(2), act, layout }), vec![]);
+    let spec = PoolSpec { kernel: vec![3], strides: vec![2], pads: vec![(1, 0)], dilations: vec![1], ceil: true };
+    let kind = PoolKind::Average { count_include_pad: true };
+    add("pool of channels last", machine(MachineOp::Pool { kind, spec }), vec![]);
     add("fused matmul", machine(MachineOp::MatMul { trans_a: false, trans_b: true, act: Activation::Relu }), vec![]);
     let out = Some(QuantScheme { dtype: DType::U8, axis: None, narrow: false });
-    let conv = MachineOp::QConv { spec: ConvSpec::unit(1), act: Activation::None, out: out.clone() };
+    let conv = MachineOp::QConv { spec: ConvSpec::unit(1), act: Activation::None, out: out.clone(), layout };
     add("integer conv", machine(conv), vec![]);
     add("integer matmul", machine(MachineOp::QMatMul { trans_b: true, act: Activation::None, out: None }), vec![]);
 }

@@ -10,7 +10,7 @@ pub(super) fn spec(strides: &[usize], pads: &[(usize, usize)], dilations: &[usiz
 }
 
 /// Name, x, w and geometry of every convolution; the gradients are derived from the same table.
-fn table() -> Vec<(&'static str, Vec<usize>, Vec<usize>, ConvSpec)> {
+pub(super) fn table() -> Vec<(&'static str, Vec<usize>, Vec<usize>, ConvSpec)> {
     let s = spec;
     vec![
         ("1x1", vec![2, 5, 7, 3], vec![4, 5, 1, 1], s(&[1, 1], &[(0, 0), (0, 0)], &[1, 1], 1)),

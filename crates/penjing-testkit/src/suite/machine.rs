@@ -1,8 +1,14 @@
 //! Cases of fused ops.
 
-use super::{Case, conv::spec, one};
+use super::{
+    Case,
+    conv::{self, spec},
+    one, pool,
+};
 use crate::{Tolerance, floats, integers, normal, uniform};
-use penjing_ir::{Activation, Binary, ChainInstr, Compare, ConvSpec, MachineOp, Op, QuantScheme, Real, Unary};
+use penjing_ir::{
+    Activation, Binary, ChainInstr, Compare, ConvSpec, Layout, MachineOp, Op, PoolKind, QuantScheme, Real, Unary,
+};
 use penjing_tensor::{DType, Tensor};
 
 const CLAMP: Activation = Activation::Clamp { lo: Real(-1.0), hi: Real(1.5) };
@@ -16,7 +22,7 @@ pub(super) fn cases() -> Vec<Case> {
             if residual {
                 operands.push(normal(&[2, 5, 7, 3], "r"));
             }
-            let op = Op::Machine(MachineOp::Conv { spec, act });
+            let op = Op::Machine(MachineOp::Conv { spec, act, layout: Layout::ChannelsFirst });
             out.push(one(&format!("machine/Conv/{name}{variant}"), op, &operands, Tolerance::Accumulating(48)));
         }
         for (trans_a, trans_b) in [(false, false), (false, true), (true, false)] {
@@ -28,6 +34,45 @@ pub(super) fn cases() -> Vec<Case> {
         }
     }
     out.extend(quantized());
+    out.extend(channels_last());
+    out
+}
+
+/// [N, C, spatial..] as [N, spatial.., C].
+fn last(shape: &[usize]) -> Vec<usize> {
+    Layout::ChannelsLast.from_first(shape.len()).into_iter().map(|axis| shape[axis]).collect()
+}
+
+/// The tables of convolution and pooling with the channels last.
+fn channels_last() -> Vec<Case> {
+    let mut out = Vec::new();
+    let layout = Layout::ChannelsLast;
+    for (i, (name, x, w, spec)) in conv::table().into_iter().enumerate() {
+        let act = [Activation::None, Activation::Relu, CLAMP][i % 3];
+        let tolerance = Tolerance::Accumulating(w[1..].iter().product::<usize>() + 8);
+        let mut operands = vec![normal(&last(&x), "x"), normal(&w, "w"), normal(&w[..1], "bias")];
+        let op = Op::Machine(MachineOp::Conv { spec, act, layout });
+        let plain = one(&format!("machine/Conv/channels last, {name}"), op.clone(), &operands, tolerance);
+        let y = plain.model.graph.fact(plain.model.graph.outputs[0].value).concrete().unwrap_or_default();
+        out.push(plain);
+        operands.push(normal(&y, "residual"));
+        out.push(one(&format!("machine/Conv/channels last, {name}, residual"), op, &operands, tolerance));
+    }
+    for (kind_name, kind) in pool::KINDS {
+        for (name, x, spec) in pool::table() {
+            let tolerance = if kind == PoolKind::Max { Tolerance::Exact } else { Tolerance::Accumulating(16) };
+            let op = Op::Machine(MachineOp::Pool { kind, spec });
+            out.push(one(&format!("machine/{kind_name}/{name}"), op, &[normal(&last(&x), "x")], tolerance));
+        }
+    }
+    for dtype in [DType::I8, DType::U8] {
+        for (name, x, spec) in pool::table() {
+            let (lo, hi) = if dtype == DType::I8 { (-128, 127) } else { (0, 255) };
+            let op = Op::Machine(MachineOp::Pool { kind: PoolKind::Max, spec });
+            let x = integers(dtype, &last(&x), lo, hi, "x");
+            out.push(one(&format!("machine/MaxPool/{dtype}, {name}"), op, &[x], Tolerance::Exact));
+        }
+    }
     out
 }
 
@@ -86,9 +131,13 @@ fn quantized() -> Vec<Case> {
                     ("depthwise", spec(&[2, 2], &[(1, 1), (0, 1)], &[1, 1], 5), [1, 5, 7, 6], [5, 1, 3, 3]),
                 ];
                 for (name, spec, x, w) in specs {
-                    let op = Op::Machine(MachineOp::QConv { spec, act, out: out_scheme.clone() });
-                    let case = format!("machine/QConv/{name}, {variant}");
-                    out.push(one(&case, op, &operands(&x, &w, w[0]), tolerance));
+                    for layout in [Layout::ChannelsFirst, Layout::ChannelsLast] {
+                        let x = if layout == Layout::ChannelsLast { last(&x) } else { x.to_vec() };
+                        let (spec, out_scheme) = (spec.clone(), out_scheme.clone());
+                        let op = Op::Machine(MachineOp::QConv { spec, act, out: out_scheme, layout });
+                        let case = format!("machine/QConv/{name}, {variant}, {layout:?}");
+                        out.push(one(&case, op, &operands(&x, &w, w[0]), tolerance));
+                    }
                 }
                 for (trans_b, w) in [(false, [19, 7]), (true, [7, 19])] {
                     let op = Op::Machine(MachineOp::QMatMul { trans_b, act, out: out_scheme.clone() });

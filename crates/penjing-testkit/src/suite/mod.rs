@@ -92,7 +92,7 @@ fn one(name: &str, op: Op, operands: &[Tensor], tolerance: Tolerance) -> Case {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use penjing_ir::{ArgKind, MachineOp, PoolKind, verify};
+    use penjing_ir::{ArgKind, Layout, MachineOp, PoolKind, verify};
     use penjing_tensor::DType;
     use std::collections::BTreeSet;
 
@@ -140,7 +140,7 @@ mod tests {
         }
     }
 
-    const OPS: usize = 61;
+    const OPS: usize = 64;
 
     fn ordinal(op: &Op) -> usize {
         match op {
@@ -199,7 +199,10 @@ mod tests {
             Op::AllReduce => 52,
             Op::If { .. } => 53,
             Op::Machine(MachineOp::Chain(_)) => 54,
-            Op::Machine(MachineOp::Conv { .. }) => 55,
+            Op::Machine(MachineOp::Conv { layout: Layout::ChannelsFirst, .. }) => 55,
+            Op::Machine(MachineOp::Conv { layout: Layout::ChannelsLast, .. }) => 61,
+            Op::Machine(MachineOp::Pool { kind: PoolKind::Max, .. }) => 62,
+            Op::Machine(MachineOp::Pool { kind: PoolKind::Average { .. }, .. }) => 63,
             Op::Machine(MachineOp::MatMul { .. }) => 56,
             Op::Machine(MachineOp::QConv { out: None, .. }) => 57,
             Op::Machine(MachineOp::QConv { out: Some(_), .. }) => 58,

@@ -20,9 +20,10 @@ enum Rounding {
     Up,
 }
 
-pub(super) fn cases() -> Vec<Case> {
+/// Name, x and geometry of every pooling.
+pub(super) fn table() -> Vec<(&'static str, Vec<usize>, PoolSpec)> {
     use Rounding::{Down, Up};
-    let table = [
+    vec![
         ("2x2", vec![2, 3, 8, 6], spec(&[2, 2], &[2, 2], &[(0, 0), (0, 0)], &[1, 1], Down)),
         ("3x3 padded", vec![1, 2, 7, 7], spec(&[3, 3], &[2, 2], &[(1, 1), (1, 1)], &[1, 1], Down)),
         ("asymmetric", vec![1, 2, 5, 7], spec(&[3, 2], &[1, 2], &[(0, 1), (1, 0)], &[1, 1], Down)),
@@ -33,15 +34,20 @@ pub(super) fn cases() -> Vec<Case> {
         ("global", vec![2, 5, 3, 3], spec(&[3, 3], &[1, 1], &[(0, 0), (0, 0)], &[1, 1], Down)),
         ("one", vec![1, 1, 1, 1], spec(&[1, 1], &[1, 1], &[(0, 0), (0, 0)], &[1, 1], Down)),
         ("no batch", vec![0, 2, 4, 4], spec(&[2, 2], &[2, 2], &[(0, 0), (0, 0)], &[1, 1], Down)),
-    ];
-    let kinds = [
-        ("MaxPool", PoolKind::Max),
-        ("AveragePool", PoolKind::Average { count_include_pad: false }),
-        ("AveragePool with pad", PoolKind::Average { count_include_pad: true }),
-    ];
+    ]
+}
+
+/// What a window computes, by name.
+pub(super) const KINDS: [(&str, PoolKind); 3] = [
+    ("MaxPool", PoolKind::Max),
+    ("AveragePool", PoolKind::Average { count_include_pad: false }),
+    ("AveragePool with pad", PoolKind::Average { count_include_pad: true }),
+];
+
+pub(super) fn cases() -> Vec<Case> {
     let mut out = Vec::new();
-    for (kind_name, kind) in kinds {
-        for (name, shape, spec) in &table {
+    for (kind_name, kind) in KINDS {
+        for (name, shape, spec) in &table() {
             let x = normal(shape, "x");
             let op = Op::Pool { kind, spec: spec.clone() };
             let tolerance = if kind == PoolKind::Max { Tolerance::Exact } else { Tolerance::Accumulating(16) };
@@ -53,7 +59,7 @@ pub(super) fn cases() -> Vec<Case> {
             out.push(one(&format!("pool/{kind_name} gradient/{name}"), op, &operands, Tolerance::Accumulating(16)));
         }
     }
-    let pairs = || spec(&[2], &[2], &[(0, 0)], &[1], Down);
+    let pairs = || spec(&[2], &[2], &[(0, 0)], &[1], Rounding::Down);
     let op = Op::PoolGrad { kind: PoolKind::Max, spec: pairs() };
     let ties = [floats(&[1, 1, 4], &[2.0, 2.0, 1.0, 3.0]), floats(&[1, 1, 2], &[5.0, 7.0])];
     out.push(one("pool/MaxPool gradient/ties", op, &ties, Tolerance::Exact));
