@@ -5,11 +5,14 @@
 //! memory is touched (`KernelError`, never a panic), and the split of work is fixed by the problem, so results are the same
 //! bits at any thread count.
 
+mod activation;
 pub mod arena;
 pub mod conv;
+pub mod conv_last;
 pub mod elementwise;
 mod error;
 pub mod gemm;
+pub(crate) mod igemm;
 pub mod int8;
 mod isa;
 pub mod lstm;
@@ -26,6 +29,7 @@ pub mod table;
 #[cfg(test)]
 mod testing;
 
+pub use activation::Activation;
 pub use error::KernelError;
 pub use isa::{Ctx, Isa};
 pub use peak::fma_peak;

@@ -9,6 +9,7 @@
 use penjing_kernels::{
     Ctx, Isa, Pool,
     conv::{ConvShape, ConvWeights, PackedConv, conv, conv_input_grad, conv_weight_grad},
+    conv_last::{ConvEpilogue, Method, PackedConvLast, conv_last},
     elementwise::{BinaryOp, Input, Output, ProgramBuilder, UnaryOp, run_program},
     gemm::{Batch, Clamp, Epilogue, GemmShape, Lhs, Mat, Rhs, gemm, gemm_batched},
     int8::{
@@ -63,6 +64,7 @@ fn run(row: &KernelRow, cx: Ctx<'_>) -> Vec<Point> {
         "gemm" if from == "f32" => dense(cx, false),
         "gemm_batched" => dense(cx, true),
         "gemm" | "conv" if from != "f32" => integer(cx, from, to, op),
+        "conv_last" => convolution_last(cx, row.spec),
         "conv" | "conv_input_grad" | "conv_weight_grad" => convolution(cx, op),
         "max_pool" | "max_pool_grad" | "avg_pool" | "avg_pool_grad" => pooling(cx, from, op),
         "chain" => chain(cx),
@@ -167,6 +169,29 @@ fn convolution(cx: Ctx<'_>, op: &str) -> Vec<Point> {
         (*sum, *size, *n) = (*sum + term, *size + term.abs(), *n + 1);
     });
     out.iter().zip(want).map(|(&g, (want, size, n))| Point { got: g.into(), want, n, size }).collect()
+}
+
+/// [`CONV`] with channels last, by the method of the row.
+fn convolution_last(cx: Ctx<'_>, spec: &str) -> Vec<Point> {
+    let s = CONV;
+    let method = Method::candidates(&s).find(|m| m.spec() == spec).unwrap();
+    let [nx, nw, ny] = [s.x_len(), s.w_len(), s.y_len()].map(Option::unwrap);
+    let (x, w, mut y) = (values("x", nx), values("w", nw), vec![0f32; ny]);
+    let packed = PackedConvLast::new_with(cx.isa, &s, &w, method).unwrap();
+    assert_eq!(packed.name(), spec);
+    // [N, C, H, W] to [N, H, W, C].
+    let last = |i: usize, c: usize, pixels: usize| (i / (c * pixels) * pixels + i % pixels) * c + i / pixels % c;
+    let mut x_last = vec![0f32; nx];
+    (0..nx).for_each(|i| x_last[last(i, s.in_channels, s.input[0] * s.input[1])] = x[i]);
+    conv_last(cx, &s, &x_last, &packed, &ConvEpilogue::default(), &mut y).unwrap();
+    let mut want = vec![(0f64, 0f64, 0usize); ny];
+    each_product(|iy, ix, iw| {
+        let Some(ix) = ix else { return };
+        let term = f64::from(x[ix]) * f64::from(w[iw]);
+        let (sum, size, n) = &mut want[last(iy, s.out_channels, s.output[0] * s.output[1])];
+        (*sum, *size, *n) = (*sum + term, *size + term.abs(), *n + 1);
+    });
+    y.iter().zip(want).map(|(&g, (want, size, n))| Point { got: g.into(), want, n, size }).collect()
 }
 
 /// Full-range int8 products against i32 sums and the definition of the rescaling.

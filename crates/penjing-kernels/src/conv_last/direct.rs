@@ -1,0 +1,132 @@
+//! A convolution as an indirect product: a row for every output pixel, a run for every kernel row.
+
+use super::window::Parts;
+use crate::{
+    Ctx,
+    conv::ConvShape,
+    gemm::tile::Sink,
+    igemm::{
+        PackedB, Rows, TASK_ROWS, multiply,
+        tile::{F32, Kind},
+    },
+    scratch::with_scratch,
+};
+
+/// Tasks below which the columns are split as well.
+const FEW_TASKS: usize = 8;
+/// Fewest column panels of a task: each task of the same pixels copies their window.
+const MIN_PANELS: usize = 8;
+
+/// Runs of a window and their length: the taps of a kernel row are one run, unless dilation parts them.
+pub(crate) fn runs(s: &ConvShape) -> (usize, usize) {
+    let [kh, kw] = s.kernel;
+    if merges(s) { (kh, kw * s.group_in()) } else { (kh * kw, s.group_in()) }
+}
+
+fn merges(s: &ConvShape) -> bool {
+    s.kernel[1] == 1 || s.dilation[1] == 1
+}
+
+/// Packs `w`, `[O, C / groups, KH, KW]`, one product a group.
+pub(crate) fn pack(s: &ConvShape, w: &[f32]) -> Vec<PackedB<F32>> {
+    (0..s.groups)
+        .map(|group| {
+            pack_group(s, |o, c, tap| {
+                w[((group * s.group_out() + o) * s.group_in() + c) * s.kernel[0] * s.kernel[1] + tap]
+            })
+        })
+        .collect()
+}
+
+/// Packs one group's weights, given as `at(output channel, input channel, tap)`, both channels within the group.
+pub(crate) fn pack_group<K: Kind>(s: &ConvShape, at: impl Fn(usize, usize, usize) -> K::B) -> PackedB<K> {
+    let (runs, run_len) = runs(s);
+    let channels = s.group_in();
+    PackedB::new(s.group_out(), runs, run_len, |run, j, o| {
+        let k = run * run_len + j;
+        at(o, k % channels, k / channels)
+    })
+}
+
+/// Multiplies every group's windows by its weights. Padding reads as `fill`. `sink(group, first)` stores the tiles of a task
+/// whose row 0 is output pixel `first` of the batch and whose columns are the group's output channels.
+pub(crate) fn run<K: Kind, S: Sink<K::Sum>>(
+    cx: Ctx<'_>,
+    s: &ConvShape,
+    x: &[K::A],
+    fill: K::A,
+    weights: &[PackedB<K>],
+    sink: &(dyn Fn(usize, usize) -> S + Sync),
+) {
+    let flat;
+    let s = if is_pointwise(s) {
+        flat = flattened(s);
+        &flat
+    } else {
+        s
+    };
+    let parts = Parts::new(s.batch, s.output, TASK_ROWS);
+    let panels = weights.iter().map(PackedB::panels).max().unwrap_or(0);
+    let spatial = parts.count() * s.groups;
+    if spatial == 0 || panels == 0 {
+        return;
+    }
+    let splits = FEW_TASKS.div_ceil(spatial).min(panels.div_ceil(MIN_PANELS));
+    let in_place = reads_inside(s) && weights.iter().all(|b| b.run_span() == runs(s).1);
+    cx.pool.run(spatial * splits, &|t| {
+        let (split, t) = (t % splits, t / splits);
+        let (group, part) = (t % s.groups, parts.get(t / s.groups));
+        let b = &weights[group];
+        let columns = panels * split / splits..panels * (split + 1) / splits;
+        let sink = sink(group, part.first(s.output));
+        let channels = group * s.group_in()..(group + 1) * s.group_in();
+        with_scratch::<usize, _>(part.len(), |bases| {
+            let mut task = |data: &[K::A], pitch: [usize; 3], first: usize| {
+                part.bases(s, pitch, bases);
+                bases.iter_mut().for_each(|base| *base += first);
+                let rows = Rows { data, bases, offsets: &offsets(s, pitch) };
+                multiply(cx.isa, &rows, b, columns.clone(), &sink);
+            };
+            if in_place {
+                let ([h, w], c) = (s.input, s.in_channels);
+                let first =
+                    ((part.images.start * h + part.rows.start * s.stride[0]) * w + part.cols.start * s.stride[1]) * c
+                        + channels.start;
+                task(x, [h * w * c, w * c, c], first);
+            } else {
+                let ([wh, ww], c) = (part.window(s), channels.len());
+                let len = part.images.len() * wh * ww * c;
+                with_scratch::<K::A, _>(len + K::GROUP, |window| {
+                    part.copy(s, x, channels.clone(), fill, window);
+                    window[len..].fill(fill);
+                    task(window, [wh * ww * c, ww * c, c], 0);
+                });
+            }
+        });
+    });
+}
+
+/// Where each run begins, from the window's start.
+fn offsets(s: &ConvShape, pitch: [usize; 3]) -> Vec<usize> {
+    let kw = if merges(s) { 1 } else { s.kernel[1] };
+    (0..s.kernel[0] * kw).map(|run| run / kw * s.dilation[0] * pitch[1] + run % kw * s.dilation[1] * pitch[2]).collect()
+}
+
+/// Whether every run lies in x as it is: no padding, and consecutive channels where a run has several taps.
+fn reads_inside(s: &ConvShape) -> bool {
+    let inside = |a: usize| {
+        s.pad[a] == 0 && s.output[a].saturating_sub(1) * s.stride[a] + (s.kernel[a] - 1) * s.dilation[a] < s.input[a]
+    };
+    inside(0) && inside(1) && (s.groups == 1 || s.kernel[1] == 1)
+}
+
+/// Whether output pixels are input pixels, one to one.
+fn is_pointwise(s: &ConvShape) -> bool {
+    s.kernel == [1, 1] && s.stride == [1, 1] && s.pad == [0, 0] && s.input == s.output
+}
+
+/// A pointwise convolution as one row of pixels.
+fn flattened(s: &ConvShape) -> ConvShape {
+    let pixels = [1, s.batch * s.input[0] * s.input[1]];
+    ConvShape { batch: 1, input: pixels, output: pixels, ..*s }
+}

@@ -1,0 +1,167 @@
+//! Channels-last convolution: x `[N, H, W, C]` to y `[N, OH, OW, O]` (one dimension is a height of 1).
+//!
+//! Weights stay in the canonical order `[O, C / groups, KH, KW]` until they are packed once, for one of several methods:
+//! the product of output pixels by kernel windows (`direct`, the driver of [`crate::igemm`]). [`Method::candidates`] lists those
+//! that a shape allows.
+
+pub(crate) mod direct;
+pub(crate) mod window;
+
+use crate::{
+    Ctx, Isa, KernelError,
+    activation::Activation,
+    conv::ConvShape,
+    error::check_len,
+    igemm::{PackedB, finish::Finish, tile::F32},
+    pool::Disjoint,
+};
+
+const NAME: &str = "conv_last";
+
+/// How a convolution is computed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Method {
+    /// A product over the taps and channels of each window, group by group. Any shape.
+    Direct,
+}
+
+impl Method {
+    /// The methods that `shape` allows, the one that [`PackedConvLast::new`] takes first.
+    pub fn candidates(_shape: &ConvShape) -> impl Iterator<Item = Method> {
+        [Method::Direct].into_iter()
+    }
+
+    /// The row of the kernel table.
+    pub fn spec(self) -> &'static str {
+        match self {
+            Method::Direct => "f32-f32-f32w-conv_last.6x16",
+        }
+    }
+}
+
+/// Convolution weights packed once for a [`Method`].
+pub struct PackedConvLast {
+    key: Key,
+    method: Method,
+    weights: Weights,
+}
+
+enum Weights {
+    /// One product a group.
+    Direct(Vec<PackedB<F32>>),
+}
+
+/// What of a shape the packed weights depend on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Key {
+    groups: usize,
+    in_channels: usize,
+    out_channels: usize,
+    kernel: [usize; 2],
+    stride: [usize; 2],
+    dilation: [usize; 2],
+}
+
+impl Key {
+    fn new(s: &ConvShape) -> Key {
+        Key {
+            groups: s.groups,
+            in_channels: s.in_channels,
+            out_channels: s.out_channels,
+            kernel: s.kernel,
+            stride: s.stride,
+            dilation: s.dilation,
+        }
+    }
+}
+
+impl PackedConvLast {
+    /// Packs `w`, `[out_channels, in_channels / groups, KH, KW]`, for the first of the [`candidates`](Method::candidates).
+    /// Batch, input and output extents of `shape` do not matter to the result, only to the choice.
+    pub fn new(isa: Isa, shape: &ConvShape, w: &[f32]) -> Result<PackedConvLast, KernelError> {
+        shape.check(NAME)?;
+        let method = Method::candidates(shape).next().unwrap_or(Method::Direct);
+        PackedConvLast::new_with(isa, shape, w, method)
+    }
+
+    /// Packs for `method`; `Geometry` where the shape does not allow it.
+    pub fn new_with(_isa: Isa, shape: &ConvShape, w: &[f32], method: Method) -> Result<PackedConvLast, KernelError> {
+        shape.check(NAME)?;
+        check_len(NAME, "w", shape.w_len(), w.len())?;
+        if !Method::candidates(shape).any(|m| m == method) {
+            return Err(KernelError::Geometry { kernel: NAME, why: "the method does not fit the shape" });
+        }
+        let weights = match method {
+            Method::Direct => Weights::Direct(direct::pack(shape, w)),
+        };
+        Ok(PackedConvLast { key: Key::new(shape), method, weights })
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        match &self.weights {
+            Weights::Direct(groups) => groups.iter().map(PackedB::bytes).sum(),
+        }
+    }
+
+    /// The row of the kernel table that runs.
+    pub fn name(&self) -> &'static str {
+        self.method.spec()
+    }
+}
+
+/// What happens to a sum before it is stored: `activation(sum + bias[o] + residual)`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ConvEpilogue<'a> {
+    /// One value an output channel.
+    pub bias: Option<&'a [f32]>,
+    /// Of y's shape and layout.
+    pub residual: Option<&'a [f32]>,
+    /// The last operation.
+    pub activation: Activation,
+}
+
+/// y `[N, OH, OW, O]` of x `[N, H, W, C]`. `shape` is the one that `w` was packed for, but for batch, input, padding and output.
+pub fn conv_last(
+    cx: Ctx<'_>,
+    shape: &ConvShape,
+    x: &[f32],
+    w: &PackedConvLast,
+    epilogue: &ConvEpilogue<'_>,
+    y: &mut [f32],
+) -> Result<(), KernelError> {
+    shape.check(NAME)?;
+    check_len(NAME, "x", shape.x_len(), x.len())?;
+    check_len(NAME, "y", shape.y_len(), y.len())?;
+    if w.key != Key::new(shape) {
+        return Err(KernelError::Geometry { kernel: NAME, why: "the weights were packed for another shape" });
+    }
+    if let Some(bias) = epilogue.bias {
+        check_len(NAME, "bias", Some(shape.out_channels), bias.len())?;
+    }
+    if let Some(residual) = epilogue.residual {
+        check_len(NAME, "residual", shape.y_len(), residual.len())?;
+    }
+    if y.is_empty() {
+        return Ok(());
+    }
+    let y = Disjoint::new(y);
+    match &w.weights {
+        Weights::Direct(groups) => {
+            let group_out = shape.group_out();
+            direct::run::<F32, _>(cx, shape, x, 0.0, groups, &|group, first_row| Finish {
+                c: &y,
+                stride: shape.out_channels,
+                first_row,
+                first_col: group * group_out,
+                bias: epilogue.bias.map(|b| &b[group * group_out..(group + 1) * group_out]),
+                residual: epilogue.residual,
+                activation: epilogue.activation,
+            });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

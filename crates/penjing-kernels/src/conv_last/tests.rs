@@ -1,0 +1,143 @@
+//! Channels-last convolution against naive f64 loops.
+
+use super::*;
+use crate::{
+    gemm::Clamp,
+    testing::{assert_close, every_ctx, values},
+};
+
+fn shape(
+    batch: usize,
+    groups: usize,
+    channels: [usize; 2],
+    input: [usize; 2],
+    kernel: [usize; 2],
+    stride: [usize; 2],
+    dilation: [usize; 2],
+    pad: [usize; 4],
+) -> ConvShape {
+    let out = |a: usize| {
+        let reach = (kernel[a] - 1) * dilation[a] + 1;
+        (input[a] + pad[a] + pad[a + 2]).checked_sub(reach).map_or(0, |r| r / stride[a] + 1)
+    };
+    ConvShape {
+        batch,
+        groups,
+        in_channels: channels[0],
+        out_channels: channels[1],
+        input,
+        kernel,
+        stride,
+        dilation,
+        pad: [pad[0], pad[1]],
+        output: [out(0), out(1)],
+    }
+}
+
+/// Kernel, stride, dilation, asymmetric padding, groups, depthwise, 1-D, one pixel, nothing at all, several k-blocks and
+/// column groups, windows cut by rows, by columns and over several images.
+fn cases() -> Vec<ConvShape> {
+    let mut cases = vec![
+        shape(2, 1, [3, 8], [8, 8], [3, 3], [1, 1], [1, 1], [1, 1, 1, 1]),
+        shape(1, 1, [5, 7], [11, 13], [3, 3], [2, 2], [1, 1], [0, 1, 1, 0]),
+        shape(3, 2, [4, 6], [7, 5], [3, 2], [1, 2], [2, 1], [2, 0, 0, 1]),
+        shape(2, 2, [4, 6], [7, 7], [1, 1], [1, 1], [1, 1], [0, 0, 0, 0]),
+        shape(2, 6, [6, 6], [9, 9], [3, 3], [1, 1], [1, 1], [1, 1, 1, 1]),
+        shape(2, 6, [6, 12], [9, 9], [3, 3], [2, 2], [1, 1], [1, 1, 1, 1]),
+        shape(1, 1, [16, 33], [6, 6], [1, 1], [1, 1], [1, 1], [0, 0, 0, 0]),
+        shape(2, 1, [4, 10], [9, 9], [1, 1], [2, 3], [1, 1], [0, 0, 0, 0]),
+        shape(2, 1, [3, 5], [1, 700], [1, 5], [1, 1], [1, 3], [0, 6, 0, 6]),
+        shape(1, 1, [2, 5], [2, 300], [2, 3], [1, 2], [1, 1], [1, 0, 0, 3]),
+        shape(1, 1, [1, 1], [1, 1], [1, 1], [1, 1], [1, 1], [0, 0, 0, 0]),
+        shape(1, 1, [2, 3], [5, 5], [5, 5], [1, 1], [1, 1], [0, 0, 0, 0]),
+        shape(1, 1, [2, 3], [4, 4], [3, 3], [1, 1], [1, 1], [4, 4, 4, 4]),
+        shape(0, 1, [2, 3], [4, 4], [3, 3], [1, 1], [1, 1], [1, 1, 1, 1]),
+        shape(1, 1, [0, 3], [4, 4], [3, 3], [1, 1], [1, 1], [1, 1, 1, 1]),
+        shape(1, 1, [2, 0], [4, 4], [3, 3], [1, 1], [1, 1], [1, 1, 1, 1]),
+        shape(1, 1, [2, 3], [2, 2], [3, 3], [1, 1], [1, 1], [0, 0, 0, 0]),
+        shape(1, 1, [67, 150], [12, 12], [3, 3], [1, 1], [1, 1], [1, 1, 1, 1]),
+        shape(1, 1, [300, 40], [7, 7], [1, 1], [1, 1], [1, 1], [0, 0, 0, 0]),
+        shape(20, 1, [2, 13], [6, 6], [3, 3], [3, 3], [1, 1], [1, 1, 1, 1]),
+        shape(1, 1, [3, 20], [30, 31], [7, 7], [2, 2], [1, 1], [3, 3, 3, 3]),
+    ];
+    cases.extend((1..=17).map(|c| shape(1, 1, [c, 18 - c], [5, 6], [3, 3], [1, 1], [1, 1], [1, 1, 1, 1])));
+    cases
+}
+
+/// Calls `f(y index, x index, w index)` for every product of the convolution.
+fn each_product(s: &ConvShape, mut f: impl FnMut(usize, usize, usize)) {
+    let ([h, w], [oh, ow], [kh, kw]) = (s.input, s.output, s.kernel);
+    for p in 0..s.batch * oh * ow {
+        let (n, i, j) = (p / (oh * ow), p / ow % oh, p % ow);
+        for (a, b) in (0..kh * kw).map(|t| (t / kw, t % kw)) {
+            let y = (i * s.stride[0] + a * s.dilation[0]).wrapping_sub(s.pad[0]);
+            let x = (j * s.stride[1] + b * s.dilation[1]).wrapping_sub(s.pad[1]);
+            if y >= h || x >= w {
+                continue;
+            }
+            for (o, c) in (0..s.out_channels * s.group_in()).map(|i| (i / s.group_in(), i % s.group_in())) {
+                let channel = o / s.group_out() * s.group_in() + c;
+                f(
+                    p * s.out_channels + o,
+                    ((n * h + y) * w + x) * s.in_channels + channel,
+                    ((o * s.group_in() + c) * kh + a) * kw + b,
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn every_method_agrees_with_f64() {
+    for s in cases() {
+        let (x, w) = (values("x", s.x_len().unwrap()), values("w", s.w_len().unwrap()));
+        let (bias, residual) = (values("bias", s.out_channels), values("residual", s.y_len().unwrap()));
+        let mut want = vec![0f64; residual.len()];
+        each_product(&s, |yi, xi, wi| want[yi] += f64::from(x[xi]) * f64::from(w[wi]));
+        let relu: Vec<f64> = (0..want.len())
+            .map(|i| (want[i] + f64::from(bias[i % s.out_channels]) + f64::from(residual[i])).max(0.0))
+            .collect();
+        for method in Method::candidates(&s) {
+            for result in every_ctx(|cx| {
+                let packed = PackedConvLast::new_with(cx.isa, &s, &w, method).unwrap();
+                let run = |epilogue: &ConvEpilogue<'_>| {
+                    let mut y = vec![f32::NAN; want.len()];
+                    conv_last(cx, &s, &x, &packed, epilogue, &mut y).unwrap();
+                    y
+                };
+                let all = ConvEpilogue {
+                    bias: Some(&bias),
+                    residual: Some(&residual),
+                    activation: Activation::Clamp(Clamp::RELU),
+                };
+                assert_close(&run(&all), &relu, 2e-5, &format!("epilogue {method:?} {s:?}"));
+                run(&ConvEpilogue::default())
+            }) {
+                assert_close(&result, &want, 2e-5, &format!("{method:?} {s:?}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn bad_operands_are_errors() {
+    let pool = crate::Pool::new(1);
+    let cx = Ctx { isa: Isa::Generic, pool: &pool };
+    let good = cases()[0];
+    let (x, w) = (values("x", good.x_len().unwrap()), values("w", good.w_len().unwrap()));
+    let packed = PackedConvLast::new(cx.isa, &good, &w).unwrap();
+    let n = good.y_len().unwrap();
+    let run =
+        |s: &ConvShape, x: &[f32], e: &ConvEpilogue<'_>, n: usize| conv_last(cx, s, x, &packed, e, &mut vec![0.0; n]);
+    let plain = ConvEpilogue::default();
+    assert!(run(&good, &x, &plain, n).is_ok());
+    assert!(run(&good, &x[1..], &plain, n).is_err());
+    assert!(run(&good, &x, &plain, n - 1).is_err());
+    assert!(run(&good, &x, &ConvEpilogue { bias: Some(&[0.0]), ..plain }, n).is_err());
+    assert!(run(&good, &x, &ConvEpilogue { residual: Some(&[0.0]), ..plain }, n).is_err());
+    assert!(run(&ConvShape { dilation: [2, 1], ..good }, &x, &plain, n).is_err());
+    assert!(run(&ConvShape { stride: [0, 1], ..good }, &x, &plain, n).is_err());
+    assert!(run(&ConvShape { batch: usize::MAX, ..good }, &x, &plain, n).is_err());
+    assert!(PackedConvLast::new(cx.isa, &good, &w[1..]).is_err());
+    assert!(PackedConvLast::new(cx.isa, &ConvShape { groups: 2, ..good }, &w).is_err());
+}
