@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from penjing import PenjingError, add_binary_argument, require_binary, run_model
+from penjing import PenjingError, add_binary_argument, require_binary, run_model, save_inputs
 
 ZOO = Path(__file__).parent / "out" / "zoo"
 MAX_ERROR = 1e-4
@@ -28,16 +28,6 @@ class Verdict:
     def passed(self) -> bool:
         """Whether the model is right."""
         return self.error is not None and self.error <= MAX_ERROR
-
-
-def save_inputs(archive: Path, folder: Path) -> dict[str, Path]:
-    """Each array of an .npz as an .npy of its own."""
-    paths = {}
-    with np.load(archive) as arrays:
-        for name in arrays.files:
-            paths[name] = folder / f"{name}.npy"
-            np.save(paths[name], arrays[name])
-    return paths
 
 
 def largest_error(expected: Path, outputs: Path) -> Verdict:

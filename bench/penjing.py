@@ -6,6 +6,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 ROOT = Path(__file__).resolve().parent.parent
 RELEASE = ROOT / "target" / "release" / "penjing"
 
@@ -38,6 +40,22 @@ def run_model(binary: Path, model: Path, inputs: dict[str, Path], output: Path) 
     """One inference; writes <output>/<name>.npy for every graph output."""
     feeds = [f"--input={name}={path}" for name, path in inputs.items()]
     call(binary, "run", model, *feeds, "--output", output)
+
+
+def save_inputs(archive: Path, folder: Path) -> dict[str, Path]:
+    """Each array of an .npz as an .npy of its own, by input name."""
+    paths = {}
+    with np.load(archive) as arrays:
+        for name in arrays.files:
+            paths[name] = folder / f"{name}.npy"
+            np.save(paths[name], arrays[name])
+    return paths
+
+
+def bench_inference(binary: Path, model: Path, inputs: dict[str, Path], threads: int, runs: int) -> dict[str, Any]:
+    """The JSON of a benchmark on these inputs: times_ms, load_ms, peak_rss_mb, fma_peak_gflops, int8_peak_gops, per_layer."""
+    feeds = [f"--input={name}={path}" for name, path in inputs.items()]
+    return json.loads(call(binary, "bench", model, *feeds, "--threads", str(threads), "--runs", str(runs), "--json"))
 
 
 def bench_training(binary: Path, model: Path, batch: int, threads: int, runs: int) -> dict[str, Any]:

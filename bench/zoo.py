@@ -56,26 +56,29 @@ class Bert(nn.Module):
 
 
 class Gpt2(nn.Module):
-    """GPT-2 with its language-model head, no cache: tokens [N, T] → logits [N, T, V]."""
+    """GPT-2 with its language-model head, no cache: tokens [N, T] → logits [N, T, V], or those of the last `keep` positions."""
 
-    def __init__(self, layers: int, width: int, heads: int, vocabulary: int, attention: str) -> None:
+    def __init__(self, layers: int, width: int, heads: int, vocabulary: int, attention: str, keep: int = 0) -> None:
         super().__init__()
         config = GPT2Config(
             n_layer=layers, n_embd=width, n_head=heads, vocab_size=vocabulary, n_positions=256, bos_token_id=0,
             eos_token_id=0, use_cache=False, attn_implementation=attention)
         self.gpt2 = GPT2LMHeadModel(config)
+        self.keep = keep
 
     def forward(self, input_ids: Tensor) -> Tensor:
         # Without a mask, transformers looks for packed sequences with `diff`, which opset 17 cannot say.
-        return self.gpt2(input_ids=input_ids, attention_mask=torch.ones_like(input_ids)).logits
+        return self.gpt2(input_ids=input_ids, attention_mask=torch.ones_like(input_ids), logits_to_keep=self.keep).logits
 
 
 class Recurrent(nn.Module):
     """A recurrent stack with all three of its usual results: sequence, last hidden state, last cell state (LSTM only)."""
 
-    def __init__(self, kind: type[nn.LSTM] | type[nn.GRU], batch_first: bool, bidirectional: bool) -> None:
+    def __init__(
+        self, kind: type[nn.LSTM] | type[nn.GRU], batch_first: bool, bidirectional: bool, width_in: int = 40, width: int = 64,
+    ) -> None:
         super().__init__()
-        self.rnn = kind(40, 64, num_layers=2, batch_first=batch_first, bidirectional=bidirectional)
+        self.rnn = kind(width_in, width, num_layers=2, batch_first=batch_first, bidirectional=bidirectional)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         sequence, state = self.rnn(x)
@@ -175,11 +178,9 @@ def expected(path: Path, inputs: dict[str, Tensor]) -> dict[str, np.ndarray]:
     return dict(zip(names, session.run(names, feeds), strict=True))
 
 
-def write(entry: Entry, variant: str, export: Callable[[Entry, nn.Module, Path], None], out: Path) -> str:
+def write(entry: Entry, model: nn.Module, export: Callable[[Entry, nn.Module, Path], None], path: Path) -> str:
     """One file with its inputs and expected outputs; returns a line for the table."""
-    path = out / f"{entry.name}-{variant}.onnx"
     path.unlink(missing_ok=True)
-    model = build(entry)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
@@ -227,7 +228,7 @@ def main() -> None:
     for entry in entries(args.full):
         if args.only in entry.name:
             for variant, export in variants(entry).items():
-                print(write(entry, variant, export, args.out), flush=True)
+                print(write(entry, build(entry), export, args.out / f"{entry.name}-{variant}.onnx"), flush=True)
 
 
 if __name__ == "__main__":
