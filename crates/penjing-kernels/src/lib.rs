@@ -32,5 +32,5 @@ mod testing;
 pub use activation::Activation;
 pub use error::KernelError;
 pub use isa::{Ctx, Isa};
-pub use peak::fma_peak;
+pub use peak::{fma_peak, int8_peak};
 pub use pool::Pool;

@@ -9,6 +9,8 @@ pub(crate) struct BenchResult {
     pub(crate) p10_ms: f64,
     pub(crate) p90_ms: f64,
     pub(crate) runs: usize,
+    /// Every timed run, sorted.
+    pub(crate) times_ms: Vec<f64>,
     pub(crate) batch: usize,
     /// Of this process, in 10⁶ bytes.
     pub(crate) peak_rss_mb: Option<f64>,
@@ -19,6 +21,8 @@ pub(crate) struct BenchResult {
     pub(crate) images_per_s: Option<f64>,
     /// Measured in the same process, on the same threads.
     pub(crate) fma_peak_gflops: f64,
+    /// The same for 8-bit integer multiply-adds.
+    pub(crate) int8_peak_gops: f64,
     /// In execution order.
     pub(crate) per_layer: Vec<LayerTime>,
 }

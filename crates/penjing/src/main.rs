@@ -9,6 +9,7 @@ mod compare;
 mod context;
 mod data;
 mod execute;
+mod input;
 mod layers;
 mod machine;
 mod model_file;

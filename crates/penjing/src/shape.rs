@@ -15,6 +15,13 @@ pub(crate) struct ShapeArg {
     dims: Vec<usize>,
 }
 
+impl ShapeArg {
+    /// What the flag for an input of these extents says.
+    pub(crate) fn new(name: &str, dims: &[usize]) -> ShapeArg {
+        ShapeArg { name: name.into(), dims: dims.into() }
+    }
+}
+
 impl FromStr for ShapeArg {
     type Err = String;
 

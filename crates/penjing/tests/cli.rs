@@ -9,7 +9,7 @@ use parquet_images::{parquet_file, png_square, zstd_properties};
 use penjing::{
     data::{Dataset, read_npy, write_npy},
     onnx::{ImportOptions, import, read_model, tensor_to_proto},
-    tensor::Tensor,
+    tensor::{DType, Tensor},
 };
 use prost::Message;
 use std::fs;
@@ -112,11 +112,21 @@ fn a_resumed_run_gives_the_bits_of_the_unbroken_one() {
 fn bench_measures_inference_and_training() {
     let f = Folder::new("bench");
     f.json("new simple-cnn --width 2 -o m.onnx");
-    for (flags, trains) in [("--batch 2 --runs 3", false), ("--batch 4 --runs 2 --train", true)] {
+    for (name, height) in [("x.npy", 24), ("bad.npy", 9)] {
+        write_npy(&f.path(name), &Tensor::zeros(DType::F32, &[2, 3, height, 24]).unwrap()).unwrap();
+    }
+    assert!(f.fails("bench m.onnx --input x=bad.npy", 2).contains("does not fit"));
+    for (flags, trains) in [
+        ("--batch 2 --runs 3", false),
+        ("--input x=x.npy --runs 3", false),
+        ("--batch 4 --runs 2 --train", true),
+        ("--batch 4 --runs 2 --train --optimizer adamw", true),
+    ] {
         let b = f.json(&format!("bench m.onnx {flags}"));
-        for key in ["median_ms", "p10_ms", "p90_ms", "load_ms", "fma_peak_gflops"] {
+        for key in ["median_ms", "p10_ms", "p90_ms", "load_ms", "fma_peak_gflops", "int8_peak_gops"] {
             assert!(b[key].as_f64().unwrap() > 0.0, "{key}");
         }
+        assert_eq!(b["times_ms"].as_array().unwrap().len() as u64, b["runs"].as_u64().unwrap());
         assert_eq!(b["images_per_s"].is_number(), trains);
         let layers = b["per_layer"].as_array().unwrap();
         let conv = layers.iter().find(|l| l["macs"].as_u64().unwrap() > 0).unwrap();

@@ -3,20 +3,21 @@
 use crate::{
     bench_result::{BenchResult, LayerTime},
     context::Context,
+    input::{InputArg, read_inputs},
     machine::peak_rss_mb,
     model_file::{RoleArgs, load_shaped},
     shape::{ShapeArg, bind_batch, bindings},
 };
 use anyhow::{Context as _, Result, anyhow, bail};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use penjing_exec::{Profile, ProgramId, Session, lower};
-use penjing_grad::{LossConfig, OptimizerConfig, Schedule, Sgd, UpdateOptions, names};
+use penjing_grad::{AdamW, LossConfig, OptimizerConfig, Schedule, Sgd, UpdateOptions, names};
 use penjing_ir::{Bindings, Fact, Model};
-use penjing_kernels::{Ctx, Pool, fma_peak};
+use penjing_kernels::{Ctx, Pool, fma_peak, int8_peak};
 use penjing_rewrite::{Trace, optimize_for_inference};
 use penjing_tensor::{DType, Rng, Tensor};
 use penjing_train::{TrainConfig, training_step};
-use std::time::Instant;
+use std::{collections::BTreeMap, time::Instant};
 
 /// Flags of `bench`.
 #[derive(Args)]
@@ -29,12 +30,25 @@ pub(crate) struct BenchArgs {
     /// Timed runs, after a few to warm up
     #[arg(long, value_name = "N", default_value_t = 50)]
     runs: usize,
-    /// Measure a whole training step: forward, backward and SGD with Nesterov momentum, cross-entropy, random data
+    /// Measure a whole training step: forward, backward and update, cross-entropy, random data
     #[arg(long)]
     train: bool,
+    /// The optimizer of the training step; sgd has Nesterov's momentum
+    #[arg(long, value_enum, default_value_t = Optimizer::Sgd, requires = "train")]
+    optimizer: Optimizer,
+    /// The value of an input; an input without one gets normal noise, or zeros where it is not a float
+    #[arg(long, value_name = "NAME=FILE.npy")]
+    input: Vec<InputArg>,
     /// Extents of an input, for free dimensions
     #[arg(long, value_name = "NAME=1x3x224x224")]
     shape: Vec<ShapeArg>,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug)]
+#[value(rename_all = "lowercase")]
+enum Optimizer {
+    Sgd,
+    AdamW,
 }
 
 /// Runs before the clock starts: caches, threads and pages settle.
@@ -44,23 +58,28 @@ pub(crate) fn run(ctx: &Context, args: &BenchArgs) -> Result<()> {
     if args.runs == 0 || args.batch == 0 {
         bail!("--runs and --batch must be at least 1");
     }
+    let given = read_inputs(&args.input)?;
+    let mut shapes = args.shape.clone();
+    shapes.extend(given.iter().map(|(name, value)| ShapeArg::new(name, value.shape())));
     let start = Instant::now();
-    let loaded = load_shaped(ctx, &args.model, &RoleArgs::default(), &args.shape)?;
-    let mut bound = bindings(&loaded.model, &args.shape)?;
+    let loaded = load_shaped(ctx, &args.model, &RoleArgs::default(), &shapes)?;
+    let mut bound = bindings(&loaded.model, &shapes)?;
     bind_batch(&loaded.model, &mut bound, args.batch);
     let model = if args.train {
-        training_step(&loaded.model, &config())?
+        training_step(&loaded.model, &config(args.optimizer))?
     } else {
         optimize_for_inference(&loaded.model, &mut Trace::new())?
     };
     let mut session = Session::new(ctx.target)?;
     let id = session.load(lower(&model, &bound, &ctx.target)?)?;
     let load_ms = start.elapsed().as_secs_f64() * 1e3;
-    let inputs = random_inputs(&model, &bound, ctx.seed)?;
+    let inputs = all_inputs(&model, &bound, given, ctx.seed)?;
     let times = measure(&mut session, id, &inputs, args.runs)?;
     // Before the peak's own memory, which is no part of the model's.
     let peak_rss_mb = peak_rss_mb();
-    let peak = fma_peak(Ctx { isa: ctx.target.isa, pool: &Pool::new(ctx.target.threads) });
+    let pool = Pool::new(ctx.target.threads);
+    let machine = Ctx { isa: ctx.target.isa, pool: &pool };
+    let peak = fma_peak(machine);
     let median_ms = quantile(&times, 0.5);
     let result = BenchResult {
         median_ms,
@@ -72,17 +91,23 @@ pub(crate) fn run(ctx: &Context, args: &BenchArgs) -> Result<()> {
         load_ms,
         images_per_s: args.train.then(|| args.batch as f64 / (median_ms / 1e3)),
         fma_peak_gflops: peak,
+        int8_peak_gops: int8_peak(machine),
         per_layer: per_layer(&session.profile(id), peak),
+        times_ms: times,
     };
     ctx.emit(&result, || text(&result))
 }
 
-fn config() -> TrainConfig {
+fn config(optimizer: Optimizer) -> TrainConfig {
     let sgd = Sgd { lr: 0.05, momentum: 0.9, nesterov: true, weight_decay: 5e-4, ..Sgd::default() };
+    let optimizer = match optimizer {
+        Optimizer::Sgd => OptimizerConfig::Sgd(sgd),
+        Optimizer::AdamW => OptimizerConfig::AdamW(AdamW::default()),
+    };
     TrainConfig {
         epochs: 1,
         loss: LossConfig::default(),
-        optimizer: OptimizerConfig::Sgd(sgd),
+        optimizer,
         schedule: Schedule::default(),
         update: UpdateOptions::default(),
         accumulate: 1,
@@ -107,13 +132,23 @@ fn measure(session: &mut Session, id: ProgramId, inputs: &[(String, Tensor)], ru
     Ok(times)
 }
 
-/// Numbers for every input: normal floats, zeros as integers, and for training labels of the right number of classes.
-fn random_inputs(model: &Model, bound: &Bindings, seed: u64) -> Result<Vec<(String, Tensor)>> {
+/// Numbers for every input that is not given: normal floats, zeros as integers, and for training labels of the right number of
+/// classes.
+fn all_inputs(
+    model: &Model,
+    bound: &Bindings,
+    mut given: BTreeMap<String, Tensor>,
+    seed: u64,
+) -> Result<Vec<(String, Tensor)>> {
     let model = model.bind(bound)?;
     let classes = model.graph.outputs.first().and_then(|o| model.graph.fact(o.value).shape.last()?.as_const());
     let mut inputs = Vec::new();
     for &v in &model.graph.inputs {
         let value = model.graph.value(v);
+        if let Some(tensor) = given.remove(&value.name) {
+            inputs.push((value.name.clone(), tensor));
+            continue;
+        }
         let tensor = match value.name.as_str() {
             names::LEARNING_RATE => Tensor::scalar(0.01f32),
             names::INVERSE_COUNT => {
@@ -185,8 +220,8 @@ fn text(r: &BenchResult) -> String {
         out.push_str(&format!("{:<36}  {:<40}{:>10.4}{gflops:>12}{share:>9}\n", l.name, l.kernel, l.ms));
     }
     out.push_str(&format!(
-        "\nmedian {:.4} ms (p10 {:.4}, p90 {:.4}) of {} runs at batch {}; loaded in {:.1} ms; FMA peak {:.0} GFLOP/s\n",
-        r.median_ms, r.p10_ms, r.p90_ms, r.runs, r.batch, r.load_ms, r.fma_peak_gflops
+        "\nmedian {:.4} ms (p10 {:.4}, p90 {:.4}) of {} runs at batch {}; loaded in {:.1} ms; FMA peak {:.0} GFLOP/s, int8 peak {:.0} GOP/s\n",
+        r.median_ms, r.p10_ms, r.p90_ms, r.runs, r.batch, r.load_ms, r.fma_peak_gflops, r.int8_peak_gops
     ));
     if let Some(mb) = r.peak_rss_mb {
         out.push_str(&format!("peak memory {mb:.1} MB\n"));

@@ -3,12 +3,13 @@
 use crate::{
     context::{Context, say},
     execute::execute,
+    input::{InputArg, read_inputs},
     model_file::{RoleArgs, load_file},
     shape::{ShapeArg, bindings},
 };
 use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Args;
-use penjing_data::{npy_to_writer, read_npy, write_atomically};
+use penjing_data::{npy_to_writer, write_atomically};
 use penjing_exec::Outputs;
 use penjing_rewrite::Trace;
 use penjing_tensor::Tensor;
@@ -18,7 +19,6 @@ use std::{
     fs,
     io::Write,
     path::{Path, PathBuf},
-    str::FromStr,
 };
 
 /// Flags of `run`.
@@ -40,33 +40,8 @@ pub(crate) struct RunArgs {
     stop_after: Option<usize>,
 }
 
-/// An input's name and its file.
-#[derive(Clone)]
-struct InputArg {
-    name: String,
-    path: PathBuf,
-}
-
-impl FromStr for InputArg {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<InputArg, String> {
-        match text.split_once('=') {
-            Some((name, path)) if !name.is_empty() && !path.is_empty() => {
-                Ok(InputArg { name: name.into(), path: path.into() })
-            }
-            _ => Err("write it as NAME=FILE.npy".into()),
-        }
-    }
-}
-
 pub(crate) fn run(ctx: &Context, args: &RunArgs) -> Result<()> {
-    let mut inputs = BTreeMap::new();
-    for arg in &args.input {
-        if inputs.insert(arg.name.clone(), read_npy(&arg.path)?).is_some() {
-            bail!("--input {} is given twice; give each input once", arg.name);
-        }
-    }
+    let mut inputs = read_inputs(&args.input)?;
     let (loaded, bound) = load_file(&args.model, &RoleArgs::default(), &args.shape, &inputs)?;
     inputs.retain(|name, _| !bound.contains(name));
     check_shapes(&loaded.model, &args.shape, &inputs)?;
