@@ -13,8 +13,8 @@ use penjing_kernels::{
     elementwise::{BinaryOp, Input, Output, ProgramBuilder, UnaryOp, run_program},
     gemm::{Batch, Clamp, Epilogue, GemmShape, Lhs, Mat, Rhs, gemm, gemm_batched},
     int8::{
-        Bytes, BytesMut, Grid, Limits, PackedConvI8, PackedI8, QEpilogue, QOut, QTensor, Scales, WeightLayout,
-        dequantize, fake_quant, qconv, qgemm, quantize,
+        ByteType, Bytes, BytesMut, Grid, Limits, PackedConvI8, PackedQConvLast, PackedQGemm, QEpilogue, QOut, QTensor,
+        Scales, WeightLayout, dequantize, fake_quant, qconv, qconv_last, qgemm, quantize,
     },
     lstm::{LstmDirection, LstmGrads, LstmOutputs, LstmShape, LstmTape, LstmWeights, Weights, lstm, lstm_grad},
     movement::{ElemSize, concat, expand, gather, gather_grad, one_hot, pad, permute, slice},
@@ -63,7 +63,7 @@ fn run(row: &KernelRow, cx: Ctx<'_>) -> Vec<Point> {
         _ if from.starts_with('x') => movement(cx, from, op),
         "gemm" if from == "f32" => dense(cx, false),
         "gemm_batched" => dense(cx, true),
-        "gemm" | "conv" if from != "f32" => integer(cx, from, to, op),
+        "gemm" | "conv" | "conv_last" if from != "f32" => integer(cx, from, to, op),
         "conv_last" => convolution_last(cx, row.spec),
         "conv" | "conv_input_grad" | "conv_weight_grad" => convolution(cx, op),
         "max_pool" | "max_pool_grad" | "avg_pool" | "avg_pool_grad" => pooling(cx, from, op),
@@ -198,7 +198,11 @@ fn convolution_last(cx: Ctx<'_>, spec: &str) -> Vec<Point> {
 fn integer(cx: Ctx<'_>, from: &str, to: &str, op: &str) -> Vec<Point> {
     let s = CONV;
     let (m, n, k) = (9, 21, 67);
-    let is_conv = op == "conv";
+    let is_conv = op != "gemm";
+    // Where element i of [N, C, H, W] stands.
+    let place = |i: usize, c: usize, pixels: usize| {
+        if op == "conv_last" { (i / (c * pixels) * pixels + i % pixels) * c + i / pixels % c } else { i }
+    };
     let (nx, nw, ny) =
         if is_conv { (s.x_len().unwrap(), s.w_len().unwrap(), s.y_len().unwrap()) } else { (m * k, k * n, m * n) };
     let bytes = |name: &str, len: usize| -> Vec<u8> {
@@ -214,31 +218,39 @@ fn integer(cx: Ctx<'_>, from: &str, to: &str, op: &str) -> Vec<Point> {
     let at = |i: usize| (if signed { i32::from(x_signed[i]) } else { i32::from(x[i]) }) - zero;
     let mut sums = vec![0i32; ny];
     if is_conv {
-        each_product(|iy, ix, iw| sums[iy] += ix.map_or(0, at) * i32::from(w[iw]));
+        let (x_plane, y_plane) = (s.input[0] * s.input[1], s.output[0] * s.output[1]);
+        each_product(|iy, ix, iw| {
+            let value = ix.map_or(0, |ix| at(place(ix, s.in_channels, x_plane)));
+            sums[place(iy, s.out_channels, y_plane)] += value * i32::from(w[iw]);
+        });
     } else {
         for (i, sum) in sums.iter_mut().enumerate() {
             *sum = (0..k).map(|p| at(i / n * k + p) * i32::from(w[p * n + i % n])).sum();
         }
     }
     let channels = if is_conv { s.out_channels } else { n };
-    let channel = |i: usize| if is_conv { i / (s.output[0] * s.output[1]) % s.out_channels } else { i % n };
+    let channel = |i: usize| if op == "conv" { i / (s.output[0] * s.output[1]) % s.out_channels } else { i % channels };
     let (w_scale, bias): (Vec<f32>, Vec<f32>) =
         (0..channels).map(|c| (0.001 + c as f32 * 1e-4, c as f32 * 0.3 - 2.0)).unzip();
     let x_scale = 0.02f32;
     let tensor = QTensor { data: if signed { Bytes::I8(&x_signed) } else { Bytes::U8(&x) }, scale: x_scale, zero };
-    let epilogue = QEpilogue { w_scale: &w_scale, bias: Some(&bias), clamp: Clamp::NONE };
+    let epilogue = QEpilogue { w_scale: &w_scale, bias: Some(&bias), residual: None, clamp: Clamp::NONE };
+    let x_type = if signed { ByteType::I8 } else { ByteType::U8 };
     let call = |y: QOut<'_>| {
-        if is_conv {
-            qconv(cx, &s, tensor, &PackedConvI8::new(&s, &w).unwrap(), &epilogue, y).unwrap();
-        } else {
-            let packed = PackedI8::new(k, n, &w, WeightLayout::Rows).unwrap();
-            qgemm(cx, m, tensor, &packed, &epilogue, y).unwrap();
+        match op {
+            "conv" => qconv(cx, &s, tensor, &PackedConvI8::new(&s, &w).unwrap(), &epilogue, y),
+            "conv_last" => qconv_last(cx, &s, tensor, &PackedQConvLast::new(&s, &w, x_type).unwrap(), &epilogue, y),
+            _ => {
+                let packed = PackedQGemm::new(k, n, &w, WeightLayout::Rows, x_type).unwrap();
+                qgemm(cx, m, tensor, &packed, &epilogue, y)
+            }
         }
+        .unwrap();
     };
     let real = |i: usize| sums[i] as f32 * (x_scale * w_scale[channel(i)]) + bias[channel(i)];
     let (scale, out_zero) = (0.05f32, if to == "qs8" { 3 } else { 100 });
     let rounded = |i: usize, lo: f64, hi: f64| {
-        (f64::from((real(i) / scale).round_ties_even()) + f64::from(out_zero)).clamp(lo, hi)
+        (f64::from((real(i) * (1.0 / scale)).round_ties_even()) + f64::from(out_zero)).clamp(lo, hi)
     };
     let exact = |got: Vec<f64>, want: &dyn Fn(usize) -> f64| -> Vec<Point> {
         got.into_iter().enumerate().map(|(i, got)| Point { got, want: want(i), n: 0, size: 0.0 }).collect()

@@ -111,7 +111,8 @@ fn centered(x: &[&Tensor]) -> Result<Vec<i128>, RefError> {
     Ok(ints(x[0])?.into_iter().map(|v| v - zero).collect())
 }
 
-/// act(sum · (sx·sw) + bias), and onto the grid of `out`; every operation rounds to f32. The channel is axis `axis` of `shape`.
+/// act(sum · (sx·sw) + bias), and onto the grid of `out` by the reciprocal of its scale; every operation rounds to f32. The
+/// channel is axis `axis` of `shape`.
 fn requantize(
     sums: &[i128],
     x: &[&Tensor],
@@ -132,7 +133,9 @@ fn requantize(
     let Some(scheme) = out else { return store_floats(DType::F32, shape, reals) };
     let scale = scalar("out scale", &x[6].to_f64s())?;
     let zero = scalar("out zero point", &ints(x[7])?)?;
-    let quantized = reals.into_iter().map(|v| quantize_one(v, scale, zero, true, scheme.range())).collect();
+    let inverse = f64::from(1.0 / scale as f32);
+    let on_grid = |v: f64| quantize_one(f64::from(v as f32 * inverse as f32), 1.0, zero, true, scheme.range());
+    let quantized = reals.into_iter().map(on_grid).collect();
     store_ints(scheme.dtype, shape, quantized)
 }
 

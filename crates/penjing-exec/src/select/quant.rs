@@ -10,8 +10,8 @@ use penjing_kernels::{
     KernelError,
     gemm::Clamp,
     int8::{
-        Bytes, BytesMut, Grid, Limits, PackedConvI8, PackedI8, QEpilogue, QOut, QTensor, Scales, WeightLayout,
-        dequantize, fake_quant, qconv, qgemm, quantize,
+        ByteType, Bytes, BytesMut, Grid, Limits, PackedConvI8, PackedQGemm, QEpilogue, QOut, QTensor, Scales,
+        WeightLayout, dequantize, fake_quant, qconv, qgemm, quantize,
     },
 };
 use penjing_tensor::DType;
@@ -54,7 +54,8 @@ fn matmul(site: &Site, trans_b: bool, act: &Activation, out: Option<&QuantScheme
     let (k, m) = (*x.last()?, x[..x.len() - 1].iter().product());
     let n = *site.results[0].shape.last()?;
     let layout = if trans_b { WeightLayout::Transposed } else { WeightLayout::Rows };
-    let packed = PackedI8::new(k, n, w.content.as_ref()?.as_slice().ok()?, layout).ok()?;
+    let x_type = if site.operands[X].dtype == DType::I8 { ByteType::I8 } else { ByteType::U8 };
+    let packed = PackedQGemm::new(k, n, w.content.as_ref()?.as_slice().ok()?, layout, x_type).ok()?;
     let product = Product::new(site, act, out)?;
     let kernel = Kernel::call(site, &product.name("gemm"), move |call| {
         product.run(call, |call, x, epilogue, y| qgemm(call.ctx, m, x, &packed, epilogue, y))
@@ -96,7 +97,7 @@ impl Product {
         let data = bytes(self.x, views.read(X)?);
         let x = QTensor { data, scale: first(views.read::<f32>(X_SCALE)?)?, zero: code(self.x, views.read(X_ZERO)?)? };
         let (w_scale, bias) = (views.read(W_SCALE)?, Some(views.read(BIAS)?));
-        let epilogue = QEpilogue { w_scale, bias, clamp: self.clamp };
+        let epilogue = QEpilogue { w_scale, bias, residual: None, clamp: self.clamp };
         let y = match self.out {
             None => QOut::F32(views.write(0)?),
             Some((dtype, limits)) => {

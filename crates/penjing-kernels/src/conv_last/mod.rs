@@ -164,4 +164,4 @@ pub fn conv_last(
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -36,7 +36,7 @@ fn shape(
 
 /// Kernel, stride, dilation, asymmetric padding, groups, depthwise, 1-D, one pixel, nothing at all, several k-blocks and
 /// column groups, windows cut by rows, by columns and over several images.
-fn cases() -> Vec<ConvShape> {
+pub(crate) fn cases() -> Vec<ConvShape> {
     let mut cases = vec![
         shape(2, 1, [3, 8], [8, 8], [3, 3], [1, 1], [1, 1], [1, 1, 1, 1]),
         shape(1, 1, [5, 7], [11, 13], [3, 3], [2, 2], [1, 1], [0, 1, 1, 0]),
@@ -65,7 +65,7 @@ fn cases() -> Vec<ConvShape> {
 }
 
 /// Calls `f(y index, x index, w index)` for every product of the convolution.
-fn each_product(s: &ConvShape, mut f: impl FnMut(usize, usize, usize)) {
+pub(crate) fn each_product(s: &ConvShape, mut f: impl FnMut(usize, usize, usize)) {
     let ([h, w], [oh, ow], [kh, kw]) = (s.input, s.output, s.kernel);
     for p in 0..s.batch * oh * ow {
         let (n, i, j) = (p / (oh * ow), p / ow % oh, p % ow);

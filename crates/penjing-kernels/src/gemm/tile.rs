@@ -66,7 +66,12 @@ pub(crate) struct RowPanels {
 
 impl RowPanels {
     pub(crate) fn new(m: usize) -> RowPanels {
-        RowPanels { m, count: m.div_ceil(MR) }
+        RowPanels::lower(m, MR)
+    }
+
+    /// Panels of at most `rows` rows.
+    pub(crate) fn lower(m: usize, rows: usize) -> RowPanels {
+        RowPanels { m, count: m.div_ceil(rows) }
     }
 
     pub(crate) fn count(&self) -> usize {

@@ -35,6 +35,8 @@ pub(crate) struct PackedB<K: Kind> {
     /// Steps of each k-block.
     blocks: Vec<Range<usize>>,
     data: Vec<K::B>,
+    /// `[k-block][panel]`
+    prepared: Vec<K::Panel>,
 }
 
 impl<K: Kind> PackedB<K> {
@@ -44,8 +46,11 @@ impl<K: Kind> PackedB<K> {
         let blocks = k_blocks(runs * run_steps, PANEL_BYTES / (NR * K::GROUP * size_of::<K::B>()));
         let panels = n.div_ceil(NR);
         let mut data = Vec::with_capacity(runs * run_steps * K::GROUP * panels * NR);
+        let mut prepared = Vec::with_capacity(blocks.len() * panels);
         for block in &blocks {
+            let stretches: Vec<usize> = stretches(run_steps, block).map(|s| s.len()).collect();
             for panel in 0..panels {
+                let start = data.len();
                 for step in block.clone() {
                     let (run, first) = (step / run_steps, step % run_steps * K::GROUP);
                     for column in panel * NR..(panel + 1) * NR {
@@ -55,9 +60,10 @@ impl<K: Kind> PackedB<K> {
                         );
                     }
                 }
+                prepared.push(K::panel(&mut data[start..], &stretches));
             }
         }
-        PackedB { n, runs, run_len, blocks, data }
+        PackedB { n, runs, run_len, blocks, data, prepared }
     }
 
     /// Bytes held.
@@ -85,16 +91,26 @@ impl<K: Kind> PackedB<K> {
     /// The stretches of a k-block.
     fn stretches(&self, block: &Range<usize>, offsets: &[usize]) -> Vec<Stretch> {
         let run_steps = self.run_span() / K::GROUP;
-        let mut step = block.start;
-        let mut stretches = Vec::with_capacity(block.len() / run_steps + 2);
-        while step < block.end {
-            let (run, within) = (step / run_steps, step % run_steps);
-            let steps = (run_steps - within).min(block.end - step);
-            stretches.push(Stretch { offset: offsets[run] + within * K::GROUP, steps });
-            step += steps;
-        }
-        stretches
+        stretches(run_steps, block)
+            .map(|s| Stretch { offset: offsets[s.start / run_steps] + s.start % run_steps * K::GROUP, steps: s.len() })
+            .collect()
     }
+
+    /// The steps of every panel's k-blocks, and what the tile knows of them: k-block after k-block.
+    pub(crate) fn prepared(&self) -> impl Iterator<Item = (usize, &K::Panel)> {
+        let panels = self.panels();
+        self.prepared.iter().enumerate().map(move |(i, known)| (self.blocks[i / panels].len(), known))
+    }
+}
+
+/// The parts of `block` that lie in one run of `run_steps` steps each.
+fn stretches(run_steps: usize, block: &Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
+    let (mut step, end) = (block.start, block.end);
+    std::iter::from_fn(move || {
+        let first = step;
+        step = end.min((first / run_steps.max(1) + 1) * run_steps);
+        (first < end).then_some(first..step)
+    })
 }
 
 /// `0..steps` cut into blocks of nearly equal depth, at most `deepest`, at multiples of 8 where there are several.
@@ -136,13 +152,13 @@ pub(crate) fn multiply<K: Kind, S: Sink<K::Sum>>(
     match isa.usable() {
         // SAFETY: the rows' runs lie inside A (checked above).
         Isa::Generic => unsafe {
-            tiles::<K, S>(rows, b, panels, sink, |rows, at, s, b, start, acc| match rows.len() {
-                1 => K::tile::<1>(&pointers(at, rows), s, b, start, acc),
-                2 => K::tile::<2>(&pointers(at, rows), s, b, start, acc),
-                3 => K::tile::<3>(&pointers(at, rows), s, b, start, acc),
-                4 => K::tile::<4>(&pointers(at, rows), s, b, start, acc),
-                5 => K::tile::<5>(&pointers(at, rows), s, b, start, acc),
-                _ => K::tile::<6>(&pointers(at, rows), s, b, start, acc),
+            tiles::<K, S>(rows, b, panels, sink, |rows, at, s, b, p, start, acc| match rows.len() {
+                1 => K::tile::<1>(&pointers(at, rows), s, b, p, start, acc),
+                2 => K::tile::<2>(&pointers(at, rows), s, b, p, start, acc),
+                3 => K::tile::<3>(&pointers(at, rows), s, b, p, start, acc),
+                4 => K::tile::<4>(&pointers(at, rows), s, b, p, start, acc),
+                5 => K::tile::<5>(&pointers(at, rows), s, b, p, start, acc),
+                _ => K::tile::<6>(&pointers(at, rows), s, b, p, start, acc),
             });
         },
         // SAFETY: as above; `usable` returns `Avx2` only where the host has AVX2 and FMA.
@@ -161,13 +177,13 @@ unsafe fn multiply_avx2<K: Kind, S: Sink<K::Sum>>(
 ) {
     // SAFETY: this function's contract.
     unsafe {
-        tiles::<K, S>(rows, b, panels, sink, |rows, at, s, b, start, acc| match rows.len() {
-            1 => K::tile_avx2::<1>(&pointers(at, rows), s, b, start, acc),
-            2 => K::tile_avx2::<2>(&pointers(at, rows), s, b, start, acc),
-            3 => K::tile_avx2::<3>(&pointers(at, rows), s, b, start, acc),
-            4 => K::tile_avx2::<4>(&pointers(at, rows), s, b, start, acc),
-            5 => K::tile_avx2::<5>(&pointers(at, rows), s, b, start, acc),
-            _ => K::tile_avx2::<6>(&pointers(at, rows), s, b, start, acc),
+        tiles::<K, S>(rows, b, panels, sink, |rows, at, s, b, p, start, acc| match rows.len() {
+            1 => K::tile_avx2::<1>(&pointers(at, rows), s, b, p, start, acc),
+            2 => K::tile_avx2::<2>(&pointers(at, rows), s, b, p, start, acc),
+            3 => K::tile_avx2::<3>(&pointers(at, rows), s, b, p, start, acc),
+            4 => K::tile_avx2::<4>(&pointers(at, rows), s, b, p, start, acc),
+            5 => K::tile_avx2::<5>(&pointers(at, rows), s, b, p, start, acc),
+            _ => K::tile_avx2::<6>(&pointers(at, rows), s, b, p, start, acc),
         });
     }
 }
@@ -186,10 +202,10 @@ unsafe fn tiles<K: Kind, S: Sink<K::Sum>>(
     b: &PackedB<K>,
     panels: Range<usize>,
     sink: &S,
-    tile: impl Fn(&[usize], *const K::A, &[Stretch], *const K::B, Start, *mut [K::Sum; NR]),
+    tile: impl Fn(&[usize], *const K::A, &[Stretch], *const K::B, &K::Panel, Start, *mut [K::Sum; NR]),
 ) {
     let m = rows.bases.len();
-    let row_panels = RowPanels::new(m);
+    let row_panels = RowPanels::lower(m, K::ROWS);
     let last = b.blocks.len().saturating_sub(1);
     let blocks: Vec<(&Range<usize>, Vec<Stretch>)> =
         b.blocks.iter().map(|block| (block, b.stretches(block, rows.offsets))).collect();
@@ -215,7 +231,8 @@ unsafe fn tiles<K: Kind, S: Sink<K::Sum>>(
                         } else {
                             sums[at..at + r.len() * NR].as_mut_ptr().cast::<[K::Sum; NR]>()
                         };
-                        tile(&rows.bases[r.clone()], rows.data.as_ptr(), stretches, data.as_ptr(), start, to);
+                        let known = &b.prepared[i * b.panels() + panel];
+                        tile(&rows.bases[r.clone()], rows.data.as_ptr(), stretches, data.as_ptr(), known, start, to);
                         if i == last {
                             if last > 0 {
                                 let done: &[[K::Sum; NR]] = bytemuck::cast_slice(&sums[at..at + r.len() * NR]);

@@ -3,7 +3,7 @@
 //! As the tile of [`crate::gemm::tile`], but A is not packed: a row is a pointer, and the depth is cut into stretches of
 //! consecutive elements at the same distance from every row's pointer.
 
-use crate::gemm::tile::NR;
+use crate::gemm::tile::{MR, NR};
 use bytemuck::Pod;
 
 /// Consecutive elements of each row, part of one k-block.
@@ -37,16 +37,24 @@ pub(crate) trait Kind: 'static {
     type Sum: Pod + Send + Sync;
     /// Elements of a row that one step takes.
     const GROUP: usize;
+    /// Most rows of a tile, at most [`MR`](crate::gemm::tile::MR).
+    const ROWS: usize;
+    /// What a tile knows of a panel's k-block beside the elements of B.
+    type Panel: Send + Sync;
+
+    /// Prepares a panel's k-block, `[step][16][GROUP]`, cut into stretches of so many steps; B may change.
+    fn panel(b: &mut [Self::B], stretches: &[usize]) -> Self::Panel;
 
     /// `acc[r][j] = start + Σ A[rows[r] + offset + i] · B[i][j]` over the elements of all stretches, in order.
     ///
     /// # Safety
     /// For every row, `offset .. offset + steps * GROUP` from its pointer is readable for every stretch; `b` has
-    /// `16 * GROUP` elements a step; `acc` has R rows of 16.
+    /// `16 * GROUP` elements a step; `panel` was prepared for these stretches; `acc` has R rows of 16.
     unsafe fn tile<const R: usize>(
         rows: &[*const Self::A; R],
         stretches: &[Stretch],
         b: *const Self::B,
+        panel: &Self::Panel,
         start: Start,
         acc: *mut [Self::Sum; NR],
     );
@@ -59,6 +67,7 @@ pub(crate) trait Kind: 'static {
         rows: &[*const Self::A; R],
         stretches: &[Stretch],
         b: *const Self::B,
+        panel: &Self::Panel,
         start: Start,
         acc: *mut [Self::Sum; NR],
     );
@@ -72,12 +81,17 @@ impl Kind for F32 {
     type B = f32;
     type Sum = f32;
     const GROUP: usize = 1;
+    const ROWS: usize = MR;
+    type Panel = ();
+
+    fn panel(_: &mut [f32], _: &[usize]) {}
 
     #[inline(always)]
     unsafe fn tile<const R: usize>(
         rows: &[*const f32; R],
         stretches: &[Stretch],
         mut b: *const f32,
+        _: &(),
         start: Start,
         acc: *mut [f32; NR],
     ) {
@@ -108,9 +122,11 @@ impl Kind for F32 {
         rows: &[*const f32; R],
         stretches: &[Stretch],
         b: *const f32,
+        panel: &(),
         start: Start,
         acc: *mut [f32; NR],
     ) {
+        let _ = panel;
         #[cfg(target_arch = "x86_64")]
         // SAFETY: this function's contract.
         unsafe {
@@ -119,7 +135,7 @@ impl Kind for F32 {
         #[cfg(not(target_arch = "x86_64"))]
         // SAFETY: this function's contract.
         unsafe {
-            Self::tile::<R>(rows, stretches, b, start, acc);
+            Self::tile::<R>(rows, stretches, b, panel, start, acc);
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use super::{
     Byte, Bytes, QEpilogue, QOut, QTensor,
-    finish::{ChannelAxis, Channels, QSink, Rounding, Target, WithTarget, with_target},
+    finish::{Channels, QSink, Rounding, Target, WithTarget, with_target},
     gemm::check_depth,
 };
 use crate::{
@@ -98,7 +98,10 @@ pub fn qconv(
     if !w.fits(shape) {
         return Err(KernelError::Geometry { kernel: NAME, why: "the weights were packed for another shape" });
     }
-    x.check(NAME)?;
+    x.check(NAME, x.data.byte_type())?;
+    if epilogue.residual.is_some() {
+        return Err(KernelError::Geometry { kernel: NAME, why: "planes have no residual; use channels last" });
+    }
     y.check(NAME)?;
     let channels = Channels::new(NAME, x.scale, shape.out_channels, epilogue)?;
     if y.len() > 0 {
@@ -256,7 +259,6 @@ impl<T: Target> Job for Pairs<'_, T> {
             offset: self.conv.target(image, group, window),
             row_stride: self.conv.taps.out[0] * self.conv.taps.out[1],
             channels: self.conv.channels,
-            axis: ChannelAxis::Row,
             first_channel: group * self.conv.shape.group_out(),
             rounding: self.rounding,
         };

@@ -20,6 +20,7 @@ const ROUND: f32 = 12_582_912.0;
 #[derive(Clone, Copy)]
 pub(super) struct Rounding {
     scale: f32,
+    inverse: f32,
     /// Limits before the zero point is added.
     lo: f32,
     hi: f32,
@@ -33,13 +34,31 @@ impl Rounding {
     #[inline(always)]
     pub(super) fn new(Grid { scale, zero, limits }: Grid) -> Rounding {
         let nan = if limits.lo > 0 { limits.lo } else { limits.hi.min(0) };
-        Rounding { scale, lo: (limits.lo - zero) as f32, hi: (limits.hi - zero) as f32, zero, nan }
+        Rounding {
+            scale,
+            inverse: 1.0 / scale,
+            lo: (limits.lo - zero) as f32,
+            hi: (limits.hi - zero) as f32,
+            zero,
+            nan,
+        }
     }
 
-    /// saturate(round_half_even(v / scale) + zero). The limits are integers, so limiting before rounding is the same.
+    /// saturate(round_half_even(v / scale) + zero).
     #[inline(always)]
     pub(super) fn apply(self, v: f32) -> i32 {
-        let q = v / self.scale;
+        self.round(v / self.scale)
+    }
+
+    /// saturate(round_half_even(v · (1 / scale)) + zero): what products do, since a division costs as much as their sums.
+    #[inline(always)]
+    pub(super) fn apply_product(self, v: f32) -> i32 {
+        self.round(v * self.inverse)
+    }
+
+    /// The limits are integers, so limiting before rounding is the same.
+    #[inline(always)]
+    fn round(self, q: f32) -> i32 {
         let limited = if q < self.lo { self.lo } else { q };
         let limited = if limited > self.hi { self.hi } else { limited };
         let rounded = ((limited + ROUND).to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
@@ -76,8 +95,8 @@ macro_rules! target {
 }
 
 target!(f32, line_f32, |v, _| v);
-target!(i8, line_i8, |v, r: Rounding| i8::narrow(r.apply(v)));
-target!(u8, line_u8, |v, r: Rounding| u8::narrow(r.apply(v)));
+target!(i8, line_i8, |v, r: Rounding| i8::narrow(r.apply_product(v)));
+target!(u8, line_u8, |v, r: Rounding| u8::narrow(r.apply_product(v)));
 
 #[inline(always)]
 fn line_body<M: Math>(sums: &[f32], channel: Channel, rounding: Rounding, out: &mut [impl Target]) {
@@ -151,14 +170,7 @@ pub(super) fn with_target(y: QOut<'_>, f: impl WithTarget) {
     }
 }
 
-/// Which index of a tile is the output channel.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum ChannelAxis {
-    Row,
-    Col,
-}
-
-/// Stores tiles of sums into y.
+/// Stores tiles of sums into y; the output channel is the row.
 pub(super) struct QSink<'a, T> {
     pub(super) y: &'a Disjoint<'a, T>,
     /// Element of y that row 0, column 0 of the block stands at.
@@ -166,8 +178,7 @@ pub(super) struct QSink<'a, T> {
     /// Elements of y from row to row.
     pub(super) row_stride: usize,
     pub(super) channels: &'a Channels,
-    pub(super) axis: ChannelAxis,
-    /// Channel of row 0 (or of column 0).
+    /// Channel of row 0.
     pub(super) first_channel: usize,
     pub(super) rounding: Rounding,
 }
@@ -178,21 +189,9 @@ impl<T: Target> Sink<i32> for QSink<'_, T> {
         let c = self.channels;
         for r in 0..rows {
             let mut line = [T::zeroed(); NR];
-            match self.axis {
-                ChannelAxis::Row => {
-                    let channel = c.at(self.first_channel + row + r);
-                    for j in 0..NR {
-                        line[j] = T::store(channel.real(acc.0[r][j] as f32), self.rounding);
-                    }
-                }
-                ChannelAxis::Col => {
-                    let first = self.first_channel + col;
-                    let (scale, bias) = (&c.scale[first..][..NR], &c.bias[first..][..NR]);
-                    for j in 0..NR {
-                        let channel = Channel { scale: scale[j], bias: bias[j], clamp: c.clamp };
-                        line[j] = T::store(channel.real(acc.0[r][j] as f32), self.rounding);
-                    }
-                }
+            let channel = c.at(self.first_channel + row + r);
+            for j in 0..NR {
+                line[j] = T::store(channel.real(acc.0[r][j] as f32), self.rounding);
             }
             // SAFETY: each output element belongs to one block, and each block to one task; `slice` checks the range.
             let out = unsafe { self.y.slice(self.offset + (row + r) * self.row_stride + col, cols) };

@@ -1,24 +1,37 @@
 //! int8 kernels, exact at every level: i32 sums, one f32 scale and bias a channel, round half to even, saturate.
 //!
-//! Activations are widened to i16 with their zero point taken off while they are packed, so that padding is zero and
-//! `vpmaddwd` sums pairs without saturating for every value of i8 and u8; weights are packed once. A result is
-//! `act(sum · (sx·sw) + bias)`, each operation rounded to f32, and for an int8 result `saturate(round(v / scale) + zero)`.
+//! Bytes are multiplied as bytes (`dots`), with weights packed once so that no sum saturates (`bound`); the convolution of planes
+//! (`conv`) widens to i16. A result is `act(sum · (sx·sw) + bias + residual)`, each operation rounded to f32, and for an int8
+//! result `saturate(round(v · (1 / scale)) + zero)`.
 
+mod bound;
 mod conv;
+mod conv_last;
+mod dots;
+mod epilogue;
 mod finish;
 mod gemm;
+mod packed;
 mod quantize;
-mod tile;
 
 pub use conv::{PackedConvI8, qconv};
-pub use gemm::{PackedI8, WeightLayout, qgemm};
+pub use conv_last::{PackedQConvLast, qconv_last};
+pub use gemm::{PackedQGemm, WeightLayout, qgemm};
 pub use quantize::{Scales, dequantize, fake_quant, quantize};
 
-use crate::{KernelError, gemm::Clamp};
+use crate::{KernelError, error::check_len, gemm::Clamp};
 use bytemuck::Pod;
 
 /// Greatest depth of a product: every sum of `MAX_DEPTH` products of 255 and 128 fits an i32.
 pub const MAX_DEPTH: usize = i32::MAX as usize / (255 * 128);
+
+/// The two int8 types.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[allow(missing_docs)]
+pub enum ByteType {
+    I8,
+    U8,
+}
 
 /// Elements of an int8 tensor.
 #[derive(Clone, Copy, Debug)]
@@ -28,7 +41,23 @@ pub enum Bytes<'a> {
     U8(&'a [u8]),
 }
 
-impl Bytes<'_> {
+impl<'a> Bytes<'a> {
+    /// The elements' type.
+    pub fn byte_type(&self) -> ByteType {
+        match self {
+            Bytes::I8(_) => ByteType::I8,
+            Bytes::U8(_) => ByteType::U8,
+        }
+    }
+
+    /// The elements' bits.
+    fn raw(self) -> &'a [u8] {
+        match self {
+            Bytes::I8(x) => bytemuck::cast_slice(x),
+            Bytes::U8(x) => x,
+        }
+    }
+
     /// The number of elements.
     pub fn len(&self) -> usize {
         match self {
@@ -63,16 +92,22 @@ pub struct QTensor<'a> {
 }
 
 impl QTensor<'_> {
-    fn check(&self, kernel: &'static str) -> Result<(), KernelError> {
-        let all = match self.data {
-            Bytes::I8(_) => Limits::I8,
-            Bytes::U8(_) => Limits::U8,
+    /// The zero point is a value of the type, which is `expected`.
+    fn check(&self, kernel: &'static str, expected: ByteType) -> Result<(), KernelError> {
+        let all = match self.data.byte_type() {
+            ByteType::I8 => Limits::I8,
+            ByteType::U8 => Limits::U8,
         };
-        if all.has(self.zero) {
-            Ok(())
-        } else {
-            Err(KernelError::Geometry { kernel, why: "the zero point is no value of x's type" })
+        if self.data.byte_type() != expected {
+            return Err(KernelError::Geometry {
+                kernel,
+                why: "the weights were packed for activations of another type",
+            });
         }
+        if all.has(self.zero) {
+            return Ok(());
+        }
+        Err(KernelError::Geometry { kernel, why: "the zero point is no value of its tensor's type" })
     }
 }
 
@@ -154,15 +189,40 @@ impl QOut<'_> {
     }
 }
 
-/// What happens to a sum of output channel o: `clamp(sum · (x scale · w_scale[o]) + bias[o])`.
+/// A tensor of the result's shape and layout that is added to it.
+#[derive(Clone, Copy, Debug)]
+pub enum QResidual<'a> {
+    /// Real numbers.
+    F32(&'a [f32]),
+    /// `(q − zero) · scale`, the product rounded before the sum.
+    Int(QTensor<'a>),
+}
+
+/// What happens to a sum of output channel o: `clamp(sum · (x scale · w_scale[o]) + bias[o] + residual)`.
 #[derive(Clone, Copy, Debug)]
 pub struct QEpilogue<'a> {
     /// One value an output channel.
     pub w_scale: &'a [f32],
     /// One value an output channel.
     pub bias: Option<&'a [f32]>,
+    /// Added after the bias.
+    pub residual: Option<QResidual<'a>>,
     /// Limits of the real result.
     pub clamp: Clamp,
+}
+
+impl QEpilogue<'_> {
+    /// The residual fits a result of so many elements.
+    fn check(&self, kernel: &'static str, len: usize) -> Result<(), KernelError> {
+        match self.residual {
+            None => Ok(()),
+            Some(QResidual::F32(r)) => check_len(kernel, "residual", Some(len), r.len()),
+            Some(QResidual::Int(r)) => {
+                check_len(kernel, "residual", Some(len), r.data.len())?;
+                r.check(kernel, r.data.byte_type())
+            }
+        }
+    }
 }
 
 /// i8 and u8.

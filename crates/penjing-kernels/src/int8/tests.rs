@@ -15,6 +15,23 @@ fn bytes(name: &str, n: usize) -> Vec<i8> {
     (0..n).map(value).collect()
 }
 
+/// Weights that need no extra step, a few, and signs.
+fn weights(kind: &str, n: usize) -> Vec<i8> {
+    let rng = Rng::new(7, kind, 0);
+    let normal = |i: usize| (0..12).map(|j| rng.uniform(12 * i as u64 + j)).sum::<f32>() - 6.0;
+    match kind {
+        "7 bits" => (0..n).map(|i| (rng.uniform(i as u64) * 129.0 - 64.0).floor().min(64.0) as i8).collect(),
+        "normal" => (0..n).map(|i| (normal(i) * 36.0).clamp(-128.0, 127.0) as i8).collect(),
+        _ => bytes(kind, n),
+    }
+}
+
+const WEIGHTS: [&str; 3] = ["7 bits", "normal", "extreme"];
+
+fn byte_types() -> [ByteType; 2] {
+    [ByteType::I8, ByteType::U8]
+}
+
 fn floats(name: &str, n: usize, lo: f32, hi: f32) -> Vec<f32> {
     let rng = Rng::new(6, name, 0);
     (0..n).map(|i| lo + (hi - lo) * rng.uniform(i as u64)).collect()
@@ -26,12 +43,23 @@ fn onto_grid(v: f32, grid: Grid) -> i32 {
     (rounded as i32).clamp(grid.limits.lo, grid.limits.hi)
 }
 
-/// Limits, then the bits of an f32 or the integer.
-fn expected(sum: i64, channel: usize, x_scale: f32, e: &QEpilogue<'_>, grid: Option<Grid>) -> i32 {
+/// Result i, by its sum: the residual, limits, then the bits of an f32 or the integer.
+fn expected(i: usize, (sum, channel): (i64, usize), x_scale: f32, e: &QEpilogue<'_>, grid: Option<Grid>) -> i32 {
     let v = sum as f32 * (x_scale * e.w_scale[channel]) + e.bias.map_or(0.0, |b| b[channel]);
+    let v = match e.residual {
+        None => v,
+        Some(QResidual::F32(r)) => v + r[i],
+        Some(QResidual::Int(QTensor { data: Bytes::I8(r), scale, zero })) => {
+            v + (i32::from(r[i]) - zero) as f32 * scale
+        }
+        Some(QResidual::Int(QTensor { data: Bytes::U8(r), scale, zero })) => {
+            v + (i32::from(r[i]) - zero) as f32 * scale
+        }
+    };
     let v = if v <= e.clamp.min { e.clamp.min } else { v };
     let v = if v >= e.clamp.max { e.clamp.max } else { v };
-    grid.map_or(v.to_bits() as i32, |g| onto_grid(v, g))
+    // Products multiply by the reciprocal of the scale.
+    grid.map_or(v.to_bits() as i32, |g| onto_grid(v * (1.0 / g.scale), Grid { scale: 1.0, ..g }))
 }
 
 /// Runs `f` for i8 and u8 activations and every kind of result, at every level and thread count, and compares with `want`,
@@ -42,6 +70,7 @@ fn check(
     x: &[i8],
     channels: usize,
     n: usize,
+    residuals: &[Option<QResidual<'_>>],
     f: impl Fn(Ctx<'_>, QTensor<'_>, &QEpilogue<'_>, QOut<'_>) -> Result<(), KernelError>,
     want: impl Fn(&[i64]) -> Vec<(i64, usize)>,
 ) {
@@ -63,10 +92,13 @@ fn check(
         };
         let sums = want(&centred);
         let x = QTensor { data, scale: 0.013, zero };
-        let e = QEpilogue { w_scale: &w_scale, bias: (case != 1).then_some(&bias[..]), clamp: limits[case % 3] };
+        let residual = residuals[case % residuals.len()];
+        let e =
+            QEpilogue { w_scale: &w_scale, bias: (case != 1).then_some(&bias[..]), residual, clamp: limits[case % 3] };
         let i8_grid = Grid { scale: 0.07, zero: -5, limits: Limits::I8_NARROW };
         let u8_grid = Grid { scale: 0.11, zero: 100, limits: Limits::U8 };
-        let want_for = |grid| sums.iter().map(|&(s, c)| expected(s, c, x.scale, &e, grid)).collect::<Vec<_>>();
+        let want_for =
+            |grid| sums.iter().enumerate().map(|(i, &s)| expected(i, s, x.scale, &e, grid)).collect::<Vec<_>>();
         let wants = [want_for(None), want_for(Some(i8_grid)), want_for(Some(u8_grid))];
         for isa in Isa::ALL.into_iter().filter(|i| i.available()) {
             for cx in contexts(isa) {
@@ -85,6 +117,12 @@ fn check(
     }
 }
 
+/// No residual, and one of each kind.
+fn residuals<'a>(reals: &'a [f32], ints: &'a [i8], bytes: &'a [u8]) -> [Option<QResidual<'a>>; 4] {
+    let int = |data, zero| Some(QResidual::Int(QTensor { data, scale: 0.031, zero }));
+    [None, Some(QResidual::F32(reals)), int(Bytes::I8(ints), -9), int(Bytes::U8(bytes), 201)]
+}
+
 #[test]
 fn qgemm_is_exact() {
     let cases = [
@@ -94,25 +132,26 @@ fn qgemm_is_exact() {
         (6, 16, 64),
         (33, 50, 129),
         (200, 70, 48),
-        (2, 300, 1025),
+        (2, 300, 1030),
+        (13, 33, 2059),
         (5, 3, 0),
         (0, 4, 4),
         (3, 0, 4),
     ];
-    for (m, n, k) in cases {
-        let (x, w) = (bytes("x", m * k), bytes("w", k * n));
+    for ((m, n, k), kind) in cases.into_iter().flat_map(|c| WEIGHTS.map(|w| (c, w))) {
+        let (x, w) = (bytes("x", m * k), weights(kind, k * n));
         let transposed: Vec<i8> = (0..n * k).map(|i| w[i % k * n + i / k]).collect();
-        let packed = [
-            PackedI8::new(k, n, &w, WeightLayout::Rows).unwrap(),
-            PackedI8::new(k, n, &transposed, WeightLayout::Transposed).unwrap(),
-        ];
-        for w_packed in &packed {
+        let (reals, ints) = (floats("residual", m * n, -3.0, 3.0), bytes("residual", m * n));
+        let unsigned: Vec<u8> = ints.iter().map(|&v| v as u8).collect();
+        for (w_given, layout) in [(&w, WeightLayout::Rows), (&transposed, WeightLayout::Transposed)] {
+            let packed = byte_types().map(|t| PackedQGemm::new(k, n, w_given, layout, t).unwrap());
             check(
-                &format!("{m}x{n}x{k}"),
+                &format!("{m}x{n}x{k}, {kind}"),
                 &x,
                 n,
                 m * n,
-                |cx, x, e, y| qgemm(cx, m, x, w_packed, e, y),
+                &residuals(&reals, &ints, &unsigned),
+                |cx, x, e, y| qgemm(cx, m, x, &packed[usize::from(x.data.byte_type() == ByteType::U8)], e, y),
                 |x| {
                     let sum = |i: usize, j: usize| (0..k).map(|p| x[i * k + p] * i64::from(w[p * n + j])).sum();
                     (0..m * n).map(|i| (sum(i / n, i % n), i % n)).collect()
@@ -125,16 +164,45 @@ fn qgemm_is_exact() {
 #[test]
 fn the_worst_sums_do_not_saturate() {
     let k = 4096;
-    let (x, w) = (vec![255u8; 6 * k], vec![-128i8; 16 * k]);
-    let packed = PackedI8::new(k, 16, &w, WeightLayout::Rows).unwrap();
-    let e = QEpilogue { w_scale: &[1.0; 16], bias: None, clamp: Clamp::NONE };
-    for isa in Isa::ALL {
-        for cx in contexts(isa) {
-            let mut y = vec![0f32; 96];
-            let x = QTensor { data: Bytes::U8(&x), scale: 1.0, zero: 0 };
-            qgemm(cx.get(), 6, x, &packed, &e, QOut::F32(&mut y)).unwrap();
-            assert!(y.iter().all(|&v| v == (-(255 * 128 * k as i64)) as f32));
+    let e = QEpilogue { w_scale: &[1.0; 16], bias: None, residual: None, clamp: Clamp::NONE };
+    for weight in [-128i8, 127, 64, -64, 32, -32, 33] {
+        let packed = PackedQGemm::new(k, 16, &vec![weight; 16 * k], WeightLayout::Rows, ByteType::U8).unwrap();
+        for isa in Isa::ALL {
+            for cx in contexts(isa) {
+                for value in [255, 0] {
+                    let mut y = vec![0f32; 96];
+                    let x = vec![value; 6 * k];
+                    let x = QTensor { data: Bytes::U8(&x), scale: 1.0, zero: i32::from(255 - value) };
+                    qgemm(cx.get(), 6, x, &packed, &e, QOut::F32(&mut y)).unwrap();
+                    let want = (i64::from(value) * 2 - 255) * i64::from(weight) * k as i64;
+                    assert!(y.iter().all(|&v| v == want as f32), "{weight} by {value}");
+                }
+            }
         }
+    }
+}
+
+#[test]
+fn qconv_last_is_exact() {
+    for (s, kind) in crate::conv_last::tests::cases().into_iter().flat_map(|s| WEIGHTS.map(|w| (s, w))) {
+        let (x, w) = (bytes("x", s.x_len().unwrap()), weights(kind, s.w_len().unwrap()));
+        let n = s.y_len().unwrap();
+        let (reals, ints) = (floats("residual", n, -3.0, 3.0), bytes("residual", n));
+        let unsigned: Vec<u8> = ints.iter().map(|&v| v as u8).collect();
+        let packed = byte_types().map(|t| PackedQConvLast::new(&s, &w, t).unwrap());
+        check(
+            &format!("{s:?}, {kind}"),
+            &x,
+            s.out_channels,
+            n,
+            &residuals(&reals, &ints, &unsigned),
+            |cx, x, e, y| qconv_last(cx, &s, x, &packed[usize::from(x.data.byte_type() == ByteType::U8)], e, y),
+            |x| {
+                let mut sums: Vec<(i64, usize)> = (0..n).map(|i| (0, i % s.out_channels)).collect();
+                crate::conv_last::tests::each_product(&s, |yi, xi, wi| sums[yi].0 += x[xi] * i64::from(w[wi]));
+                sums
+            },
+        );
     }
 }
 
@@ -214,6 +282,7 @@ fn qconv_is_exact() {
             &x,
             s.out_channels,
             s.y_len().unwrap(),
+            &[None],
             |cx, x, e, y| qconv(cx, &s, x, &packed, e, y),
             |x| naive_conv(&s, x, &w),
         );
@@ -296,13 +365,14 @@ fn what_does_not_fit_is_refused() {
     let cx = Ctx { isa: Isa::Generic, pool: &pool };
     let geometry = |r: Result<(), KernelError>| assert!(matches!(r, Err(KernelError::Geometry { .. })), "{r:?}");
     let length = |r: Result<(), KernelError>| assert!(matches!(r, Err(KernelError::Length { .. })), "{r:?}");
-    assert!(PackedI8::new(2, 3, &[0; 5], WeightLayout::Rows).is_err());
+    let pack = |k, n, w: &[i8]| PackedQGemm::new(k, n, w, WeightLayout::Rows, ByteType::U8);
+    assert!(pack(2, 3, &[0; 5]).is_err());
     let deep = MAX_DEPTH + 1;
-    assert!(PackedI8::new(deep, 1, &vec![0; deep], WeightLayout::Rows).is_err());
-    assert!(PackedI8::new(usize::MAX, 2, &[], WeightLayout::Rows).is_err());
-    let w = PackedI8::new(2, 3, &[0; 6], WeightLayout::Rows).unwrap();
+    assert!(pack(deep, 1, &vec![0; deep]).is_err());
+    assert!(pack(usize::MAX, 2, &[]).is_err());
+    let w = pack(2, 3, &[0; 6]).unwrap();
     let x = QTensor { data: Bytes::U8(&[0; 4]), scale: 1.0, zero: 0 };
-    let e = QEpilogue { w_scale: &[1.0; 3], bias: None, clamp: Clamp::NONE };
+    let e = QEpilogue { w_scale: &[1.0; 3], bias: None, residual: None, clamp: Clamp::NONE };
     let mut y = [0f32; 6];
     let mut q = [0i8; 6];
     length(qgemm(cx, 1, x, &w, &e, QOut::F32(&mut y)));
@@ -310,6 +380,10 @@ fn what_does_not_fit_is_refused() {
     length(qgemm(cx, 2, x, &w, &QEpilogue { w_scale: &[1.0; 2], ..e }, QOut::F32(&mut y)));
     length(qgemm(cx, 2, x, &w, &QEpilogue { bias: Some(&[1.0]), ..e }, QOut::F32(&mut y)));
     geometry(qgemm(cx, 2, QTensor { zero: -1, ..x }, &w, &e, QOut::F32(&mut y)));
+    geometry(qgemm(cx, 2, QTensor { data: Bytes::I8(&[0; 4]), ..x }, &w, &e, QOut::F32(&mut y)));
+    length(qgemm(cx, 2, x, &w, &QEpilogue { residual: Some(QResidual::F32(&[1.0])), ..e }, QOut::F32(&mut y)));
+    let bad = QResidual::Int(QTensor { data: Bytes::I8(&[0; 6]), scale: 1.0, zero: 128 });
+    geometry(qgemm(cx, 2, x, &w, &QEpilogue { residual: Some(bad), ..e }, QOut::F32(&mut y)));
     let grid = Grid { scale: 1.0, zero: 200, limits: Limits::I8 };
     geometry(qgemm(cx, 2, x, &w, &e, QOut::I8(&mut q, grid)));
     geometry(qgemm(cx, 2, x, &w, &e, QOut::I8(&mut q, Grid { zero: 0, limits: Limits::U8, ..grid })));
@@ -319,6 +393,10 @@ fn what_does_not_fit_is_refused() {
     let (x, mut y) = (QTensor { data: Bytes::I8(&[0; 32]), scale: 1.0, zero: 0 }, [0f32; 48]);
     geometry(qconv(cx, &other, x, &packed, &e, QOut::F32(&mut y)));
     length(qconv(cx, &s, x, &packed, &e, QOut::F32(&mut y[1..])));
+    let last = PackedQConvLast::new(&s, &[0; 54], ByteType::I8).unwrap();
+    assert!(PackedQConvLast::new(&s, &[0; 53], ByteType::I8).is_err());
+    geometry(qconv_last(cx, &other, x, &last, &e, QOut::F32(&mut y)));
+    length(qconv_last(cx, &s, x, &last, &e, QOut::F32(&mut y[1..])));
     let scales = Scales { scale: &[1.0; 2], zero: &[0; 2], inner: 3 };
     length(quantize(cx, &[0.0; 6], scales, Limits::I8, BytesMut::I8(&mut q[..5])));
     geometry(quantize(cx, &[0.0; 5], scales, Limits::I8, BytesMut::I8(&mut q[..5])));
