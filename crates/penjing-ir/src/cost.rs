@@ -127,7 +127,9 @@ fn machine(op: &MachineOp, x: &[Vec<u64>], result: u64) -> (u64, u64) {
         }
         MachineOp::Conv { .. } => (conv_macs(&x[1], result), result.saturating_mul(x.len() as u64 - 1)),
         MachineOp::Pool { spec, .. } => (0, spec.kernel.iter().map(|&k| k as u64).fold(result, u64::saturating_mul)),
-        MachineOp::MatMul { trans_a, .. } => (matmul_macs(&x[0], *trans_a, result), result.saturating_mul(2)),
+        MachineOp::MatMul { trans_a, .. } => {
+            (matmul_macs(&x[0], *trans_a, result), result.saturating_mul(x.len() as u64 - 1))
+        }
         MachineOp::QConv { .. } => (conv_macs(&x[3], result), result.saturating_mul(6)),
         MachineOp::QMatMul { .. } => (matmul_macs(&x[0], false, result), result.saturating_mul(6)),
     }

@@ -29,7 +29,7 @@ pub mod table;
 #[cfg(test)]
 mod testing;
 
-pub use activation::Activation;
+pub use activation::{Activation, Clamp};
 pub use error::KernelError;
 pub use isa::{Ctx, Isa};
 pub use peak::{fma_peak, int8_peak};

@@ -130,6 +130,27 @@ pub(crate) fn erf<M: Math>(x: f32) -> f32 {
     if x.abs() >= 1.0 { large } else { small }
 }
 
+/// x·Φ(x), within 8·2⁻²⁴·|x|.
+#[inline(always)]
+pub(crate) fn gelu<M: Math>(x: f32) -> f32 {
+    x * 0.5 * (erf::<M>(x * std::f32::consts::FRAC_1_SQRT_2) + 1.0)
+}
+
+/// x/2·(1 + tanh(√(2/π)·(x + 0.044715·x³))) (Hendrycks & Gimpel 2016), within 12·2⁻²⁴·|x|.
+#[inline(always)]
+pub(crate) fn gelu_tanh<M: Math>(x: f32) -> f32 {
+    let inner = M::fma(x * x * x, 0.044_715, x) * 0.797_884_6;
+    x * 0.5 * (tanh::<M>(inner) + 1.0)
+}
+
+/// clamp(αx + β, 0, 1), within 2·2⁻²⁴·(|αx| + |β|).
+#[inline(always)]
+pub(crate) fn hard_sigmoid<M: Math>(x: f32, alpha: f32, beta: f32) -> f32 {
+    let line = M::fma(alpha, x, beta);
+    let line = if line < 0.0 { 0.0 } else { line };
+    if line > 1.0 { 1.0 } else { line }
+}
+
 /// Greatest |x| that [`sin`] and [`cos`] reduce themselves.
 pub(crate) const TRIG_LIMIT: f32 = 1e6;
 
@@ -179,7 +200,7 @@ fn circular<M: Math>(r: f64, quadrant: i32) -> f32 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::isa::{Fused, Plain};
 
@@ -212,7 +233,7 @@ mod tests {
     }
 
     /// erf from its Taylor series, or 1 − the continued fraction of erfc.
-    fn erf64(x: f64) -> f64 {
+    pub(crate) fn erf64(x: f64) -> f64 {
         let t = x.abs();
         if t < 2.5 {
             let (mut term, mut sum) = (t, t);

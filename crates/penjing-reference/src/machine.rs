@@ -41,7 +41,10 @@ pub(crate) fn machine(op: &MachineOp, x: &[&Tensor], shape: &[usize]) -> Result<
             let (a, b) = (x[0].to_f64s(), x[1].to_f64s());
             let (_, sums) = matmul::product(x[0].shape(), &a, x[1].shape(), &b, *trans_a, *trans_b)?;
             let bias = x[2].to_f64s();
-            let finish = |(i, v): (usize, f64)| activate(*act, v + bias[i % bias.len()]);
+            let residual = x.get(3).map(|r| r.to_f64s());
+            let finish = |(i, v): (usize, f64)| {
+                activate(*act, v + bias[i % bias.len()] + residual.as_ref().map_or(0.0, |r| r[i]))
+            };
             store_floats(x[0].dtype(), shape, sums.into_iter().enumerate().map(finish).collect())
         }
         MachineOp::QConv { spec, act, out, layout: Layout::ChannelsFirst } => {
@@ -140,14 +143,11 @@ fn requantize(
 }
 
 fn activate(act: Activation, v: f64) -> f64 {
-    match act {
-        Activation::None => v,
-        Activation::Relu => unary_float(penjing_ir::Unary::Relu, v),
-        Activation::Clamp { lo, hi } => {
-            let floor = binary_float(penjing_ir::Binary::Max, v, lo.0);
-            binary_float(penjing_ir::Binary::Min, floor, hi.0)
-        }
+    if let Activation::Clamp { lo, hi } = act {
+        let floor = binary_float(penjing_ir::Binary::Max, v, lo.0);
+        return binary_float(penjing_ir::Binary::Min, floor, hi.0);
     }
+    act.unary().map_or(v, |f| unary_float(f, v))
 }
 
 fn channel_values(what: &'static str, t: Option<&&Tensor>, n: usize) -> Result<Vec<f64>, RefError> {

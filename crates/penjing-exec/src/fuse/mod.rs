@@ -7,7 +7,7 @@ mod chain;
 mod product;
 mod quant;
 
-use penjing_ir::{IrError, Model, NodeId, Op, Unary, ValueId};
+use penjing_ir::{Activation, Binary, IrError, Model, NodeId, Op, Real, Unary, ValueId};
 
 /// Fuses a bound Canonical model into a Machine one, in an order that leaves each rule its pattern.
 pub fn fuse(model: &Model) -> Result<Model, IrError> {
@@ -50,4 +50,27 @@ impl Readers {
 /// The only reader of `v` when it is a ReLU.
 fn only_relu(model: &Model, readers: &Readers, v: ValueId) -> Option<NodeId> {
     readers.only(v).filter(|&n| model.graph.node(n).op == Op::Unary(Unary::Relu))
+}
+
+/// The activation that is the only reader of `v`, and its result: one unary function, or `Min` of `Max` with scalar constants.
+fn only_activation(model: &Model, readers: &Readers, v: ValueId) -> Option<(Activation, ValueId)> {
+    let node = model.graph.node(readers.only(v)?);
+    match node.op {
+        Op::Unary(f) => Some((Activation::of(f)?, node.outputs[0])),
+        Op::Binary(Binary::Max) => {
+            let lo = Real(limit(model, &node.inputs, v)?);
+            let floor = node.outputs[0];
+            let node = model.graph.node(readers.only(floor)?);
+            let hi = Real((node.op == Op::Binary(Binary::Min)).then(|| limit(model, &node.inputs, floor))??);
+            Some((Activation::Clamp { lo, hi }, node.outputs[0]))
+        }
+        _ => None,
+    }
+}
+
+/// The scalar constant that `v` is compared with.
+fn limit(model: &Model, operands: &[ValueId], v: ValueId) -> Option<f64> {
+    let other = operands.iter().copied().find(|&o| o != v)?;
+    let tensor = model.graph.as_const(other)?;
+    (tensor.len() == 1 && tensor.rank() == 0).then(|| tensor.to_f64s()[0])
 }

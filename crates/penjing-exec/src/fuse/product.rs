@@ -1,16 +1,16 @@
 //! Convolution and matrix product with bias, residual and activation.
 
-use super::{Readers, only_relu};
+use super::{Readers, only_activation};
 use penjing_ir::{Activation, Binary, IrError, Layout, MachineOp, Model, NodeId, Op, ValueId};
 use penjing_tensor::Tensor;
 
-/// Conv (+ residual Add) (+ Relu) → `machine.Conv`; MatMul + bias Add (+ Relu) → `machine.MatMul`.
+/// Conv (+ residual Add) (+ activation) → `machine.Conv`; MatMul (+ bias Add) (+ residual Add) (+ activation) →
+/// `machine.MatMul`. Both compute act(product + bias + residual).
 pub(super) fn fuse_products(model: &mut Model) -> Result<(), IrError> {
-    let readers = Readers::of(model);
     for id in model.graph.node_ids().collect::<Vec<_>>() {
         match model.graph.node(id).op {
-            Op::Conv(_) => fuse_conv(model, &readers, id)?,
-            Op::MatMul { .. } => fuse_matmul(model, &readers, id)?,
+            Op::Conv(_) => fuse_conv(model, &Readers::of(model), id)?,
+            Op::MatMul { .. } => fuse_matmul(model, &Readers::of(model), id)?,
             _ => {}
         }
     }
@@ -23,22 +23,14 @@ fn fuse_conv(model: &mut Model, readers: &Readers, id: NodeId) -> Result<(), IrE
     if model.graph.fact(node.outputs[0]).dtype != penjing_tensor::DType::F32 {
         return Ok(());
     }
-    let mut last = node.outputs[0];
-    let mut residual = None;
-    if let Some((add, other)) = only_add(model, readers, last) {
-        let same = model.graph.fact(other) == model.graph.fact(last);
-        // The residual must be there before the convolution runs, whatever order the schedule takes.
-        if same && other != last && !depends_on(model, other, id) {
-            residual = Some(other);
-            last = model.graph.node(add).outputs[0];
-        }
-    }
-    let relu = only_relu(model, readers, last);
-    if residual.is_none() && relu.is_none() && node.inputs.len() == 3 {
+    let product = node.outputs[0];
+    let (residual, last) = take_residual(model, readers, id, product);
+    let fits = |a: &Activation| matches!(a, Activation::Relu | Activation::Clamp { .. });
+    let act = only_activation(model, readers, last).filter(|(a, _)| fits(a));
+    let (act, last) = act.unwrap_or((Activation::None, last));
+    if last == product && node.inputs.len() == 3 {
         return Ok(());
     }
-    let act = if relu.is_some() { Activation::Relu } else { Activation::None };
-    last = relu.map_or(last, |r| model.graph.node(r).outputs[0]);
     let bias = match node.inputs.get(2) {
         Some(&b) => b,
         None => zeros(model, model.graph.fact(node.inputs[1]).shape[0].as_const().unwrap_or(0)),
@@ -60,19 +52,39 @@ fn fuse_matmul(model: &mut Model, readers: &Readers, id: NodeId) -> Result<(), I
     if model.graph.fact(product).dtype != penjing_tensor::DType::F32 {
         return Ok(());
     }
-    let Some((add, bias)) = only_add(model, readers, product) else { return Ok(()) };
-    let columns = model.graph.fact(product).shape.last().cloned();
-    if model.graph.fact(bias).shape.as_slice() != columns.as_slice() || depends_on(model, bias, id) {
+    let Some(columns) = model.graph.fact(product).shape.last().cloned() else { return Ok(()) };
+    let bias = only_add(model, readers, product).filter(|&(_, bias)| {
+        model.graph.fact(bias).shape == std::slice::from_ref(&columns) && !depends_on(model, bias, id)
+    });
+    let sum = bias.map_or(product, |(add, _)| model.graph.node(add).outputs[0]);
+    let (residual, last) = take_residual(model, readers, id, sum);
+    let (act, last) = only_activation(model, readers, last).unwrap_or((Activation::None, last));
+    if last == product {
         return Ok(());
     }
-    let sum = model.graph.node(add).outputs[0];
-    let relu = only_relu(model, readers, sum);
-    let act = if relu.is_some() { Activation::Relu } else { Activation::None };
-    let last = relu.map_or(sum, |r| model.graph.node(r).outputs[0]);
+    let bias = match (bias, columns.as_const()) {
+        (Some((_, bias)), _) => bias,
+        (None, Some(n)) => zeros(model, n),
+        (None, None) => return Ok(()),
+    };
     let op = Op::Machine(MachineOp::MatMul { trans_a, trans_b, act });
-    let fused = model.graph.apply(&node.name, op, &[node.inputs[0], node.inputs[1], bias])?;
+    let inputs: Vec<ValueId> = [node.inputs[0], node.inputs[1], bias].into_iter().chain(residual).collect();
+    let fused = model.graph.apply(&node.name, op, &inputs)?;
     model.replace_uses(last, fused);
     Ok(())
+}
+
+/// What is added to `sum`, a value of the product `id`, when that is another value of its shape which exists before the product
+/// runs, whatever order the schedule takes; and the value of the sum with it.
+fn take_residual(model: &Model, readers: &Readers, id: NodeId, sum: ValueId) -> (Option<ValueId>, ValueId) {
+    match only_add(model, readers, sum) {
+        Some((add, other))
+            if model.graph.fact(other) == model.graph.fact(sum) && other != sum && !depends_on(model, other, id) =>
+        {
+            (Some(other), model.graph.node(add).outputs[0])
+        }
+        _ => (None, sum),
+    }
 }
 
 /// The only reader of `v` when it is an Add, with the other addend.

@@ -10,19 +10,35 @@ use penjing_kernels::{
 pub(super) fn select(site: &Site, op: &Op) -> Option<Kernel> {
     match op {
         Op::Conv(spec) => forward(site, spec, Clamp::NONE),
-        Op::Machine(MachineOp::Conv { spec, act, layout: Layout::ChannelsFirst }) => forward(site, spec, clamp(act)),
+        Op::Machine(MachineOp::Conv { spec, act, layout: Layout::ChannelsFirst }) => forward(site, spec, clamp(act)?),
         Op::ConvTranspose { spec, .. } => transpose(site, spec),
         Op::ConvWeightGrad { spec, .. } => weight_grad(site, spec),
         _ => None,
     }
 }
 
-/// Limits that a float epilogue applies for an activation.
-pub(super) fn clamp(act: &Activation) -> Clamp {
-    match act {
-        Activation::None => Clamp::NONE,
-        Activation::Relu => Clamp::RELU,
-        Activation::Clamp { lo, hi } => Clamp { min: lo.0 as f32, max: hi.0 as f32 },
+/// The limits that an activation is, for kernels that have no other epilogue.
+pub(super) fn clamp(act: &Activation) -> Option<Clamp> {
+    match activation(act) {
+        penjing_kernels::Activation::Clamp(clamp) => Some(clamp),
+        _ => None,
+    }
+}
+
+/// An activation in the kernels' terms.
+pub(super) fn activation(act: &Activation) -> penjing_kernels::Activation {
+    use penjing_kernels::Activation as Kernel;
+    match *act {
+        Activation::None => Kernel::NONE,
+        Activation::Relu => Kernel::RELU,
+        Activation::Clamp { lo, hi } => Kernel::Clamp(Clamp { min: lo.0 as f32, max: hi.0 as f32 }),
+        Activation::Gelu => Kernel::Gelu,
+        Activation::GeluTanh => Kernel::GeluTanh,
+        Activation::Silu => Kernel::Silu,
+        Activation::Sigmoid => Kernel::Sigmoid,
+        Activation::Tanh => Kernel::Tanh,
+        Activation::HardSwish => Kernel::HardSwish,
+        Activation::HardSigmoid { alpha, beta } => Kernel::HardSigmoid { alpha: alpha.0 as f32, beta: beta.0 as f32 },
     }
 }
 

@@ -1,15 +1,16 @@
 //! Matrix products: folded into one where the right operand has no batch axes, batched otherwise.
 
-use super::{Kernel, Site, conv::clamp};
+use super::{Call, Kernel, RunError, Site, conv::activation};
 use penjing_ir::{MachineOp, Op};
-use penjing_kernels::gemm::{
-    Accumulate, Batch, Bias, Clamp, Epilogue, GemmShape, Lhs, Mat, PackedRhs, Rhs, gemm, gemm_batched,
+use penjing_kernels::{
+    Activation, KernelError,
+    gemm::{Accumulate, Batch, Bias, Epilogue, GemmShape, Lhs, Mat, PackedRhs, Rhs, gemm, gemm_batched},
 };
 
 pub(super) fn select(site: &Site, op: &Op) -> Option<Kernel> {
-    let (trans_a, trans_b, clamp) = match op {
-        Op::MatMul { trans_a, trans_b } => (*trans_a, *trans_b, Clamp::NONE),
-        Op::Machine(MachineOp::MatMul { trans_a, trans_b, act }) => (*trans_a, *trans_b, clamp(act)),
+    let (trans_a, trans_b, act) = match op {
+        Op::MatMul { trans_a, trans_b } => (*trans_a, *trans_b, Activation::NONE),
+        Op::Machine(MachineOp::MatMul { trans_a, trans_b, act }) => (*trans_a, *trans_b, activation(act)),
         _ => return None,
     };
     if !site.all_f32() {
@@ -18,7 +19,7 @@ pub(super) fn select(site: &Site, op: &Op) -> Option<Kernel> {
     let [a, b] = [&site.operands[0].shape, &site.operands[1].shape];
     let (m, k) = last_two(a, trans_a);
     let (_, n) = last_two(b, trans_b);
-    let product = Product { m, n, k, trans_a, trans_b, clamp };
+    let product = Product { m, n, k, trans_a, trans_b, act };
     if b.len() == 2 && (!trans_a || a.len() == 2) {
         return single(site, product);
     }
@@ -32,7 +33,7 @@ struct Product {
     k: usize,
     trans_a: bool,
     trans_b: bool,
-    clamp: Clamp,
+    act: Activation,
 }
 
 impl Product {
@@ -55,24 +56,62 @@ fn single(site: &Site, mut p: Product) -> Option<Kernel> {
         Some(b) => Some(PackedRhs::new(site.isa, p.k, p.n, p.b(b)).ok()?),
         None => None,
     };
-    let bias_at = (site.operands.len() == 3).then_some(if packed.is_some() { 1 } else { 2 });
+    let tail = Tail::new(site, packed.is_some());
     let reads = (0..site.operands.len()).filter(|&i| i != 1 || packed.is_none()).collect();
-    let kernel = Kernel::call(site, "f32-f32-f32w-gemm", move |call| {
+    let kernel = Kernel::call(site, &tail.name("f32-f32-f32w-gemm"), move |call| {
+        let c = call.views.write::<f32>(0)?;
         let a = Lhs::Plain(p.a(call.views.read::<f32>(0)?));
         let b = match &packed {
             Some(packed) => Rhs::Packed(packed),
             None => Rhs::Plain(p.b(call.views.read::<f32>(1)?)),
         };
-        let bias = match bias_at {
-            Some(at) => Bias::Col(call.views.read::<f32>(at)?),
-            None => Bias::None,
-        };
-        let epilogue = Epilogue { accumulate: Accumulate::Overwrite, bias, clamp: p.clamp };
-        let shape = GemmShape { m: p.m, n: p.n, k: p.k };
-        Ok(gemm(call.ctx, shape, a, b, &epilogue, call.views.write::<f32>(0)?, p.n)?)
+        let epilogue = tail.epilogue(call, p.act)?;
+        Ok(gemm(call.ctx, GemmShape { m: p.m, n: p.n, k: p.k }, a, b, &epilogue, c, p.n)?)
     });
-    Some(kernel.reading(reads))
+    Some(tail.replacing(kernel.reading(reads)))
 }
+
+/// The views of what follows the product: bias and residual.
+#[derive(Clone, Copy)]
+struct Tail {
+    bias: Option<usize>,
+    residual: Option<usize>,
+}
+
+impl Tail {
+    fn new(site: &Site, packed: bool) -> Tail {
+        let at = |operand: usize| (site.operands.len() > operand).then_some(operand - usize::from(packed));
+        Tail { bias: at(2), residual: at(3) }
+    }
+
+    fn name(self, row: &str) -> String {
+        if self.residual.is_some() { format!("{row}_add") } else { row.into() }
+    }
+
+    /// The residual may be overwritten by the result.
+    fn replacing(self, mut kernel: Kernel) -> Kernel {
+        kernel.in_place = self.residual.map(|_| (0, RESIDUAL)).into_iter().collect();
+        kernel
+    }
+
+    fn epilogue<'a>(self, call: &Call<'a>, act: Activation) -> Result<Epilogue<'a>, RunError> {
+        let mut epilogue = Epilogue { act, ..Epilogue::default() };
+        if let Some(at) = self.bias {
+            epilogue.bias = Bias::Col(call.views.read(at)?);
+        }
+        if let Some(at) = self.residual {
+            match call.views.read(at) {
+                Ok(residual) => epilogue.residual = Some(residual),
+                Err(KernelError::NoView(_)) => epilogue.accumulate = Accumulate::Add,
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(epilogue)
+    }
+}
+
+/// The operand of a fused product that is added to it.
+const RESIDUAL: usize = 3;
 
 fn batched(site: &Site, p: Product) -> Option<Kernel> {
     let [a, b] = [&site.operands[0].shape, &site.operands[1].shape];
@@ -85,13 +124,12 @@ fn batched(site: &Site, p: Product) -> Option<Kernel> {
     let batch =
         Batch { dims: [first.n, second.n], a: [first.a, second.a], b: [first.b, second.b], c: [first.c, second.c] };
     let outer = outer.to_vec();
-    let has_bias = site.operands.len() == 3;
-    let kernel = Kernel::call(site, "f32-f32-gemm_batched", move |call| {
+    let tail = Tail::new(site, false);
+    let kernel = Kernel::call(site, &tail.name("f32-f32-gemm_batched"), move |call| {
         let (a, b) = (call.views.read::<f32>(0)?, call.views.read::<f32>(1)?);
-        let bias = if has_bias { Bias::Col(call.views.read::<f32>(2)?) } else { Bias::None };
-        let epilogue = Epilogue { accumulate: Accumulate::Overwrite, bias, clamp: p.clamp };
-        let shape = GemmShape { m: p.m, n: p.n, k: p.k };
         let c = call.views.write::<f32>(0)?;
+        let all = tail.epilogue(call, p.act)?;
+        let shape = GemmShape { m: p.m, n: p.n, k: p.k };
         let count: usize = outer.iter().map(|o| o.n).product();
         for index in 0..count {
             let (mut rest, mut at) = (index, [0, 0, 0]);
@@ -101,11 +139,12 @@ fn batched(site: &Site, p: Product) -> Option<Kernel> {
                 at = [at[0] + i * o.a, at[1] + i * o.b, at[2] + i * o.c];
             }
             let (a, b) = (p.a(&a[at[0]..]), p.b(&b[at[1]..]));
+            let epilogue = Epilogue { residual: all.residual.map(|r| &r[at[2]..]), ..all };
             gemm_batched(call.ctx, shape, &batch, a, b, &epilogue, &mut c[at[2]..], p.n)?;
         }
         Ok(())
     });
-    Some(kernel)
+    Some(tail.replacing(kernel))
 }
 
 /// A batch axis with the distance between its products in a, b and c; 0 where an operand broadcasts.

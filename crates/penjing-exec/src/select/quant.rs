@@ -81,7 +81,7 @@ impl Product {
             None => None,
         };
         let x = site.operands[X].dtype;
-        matches!(x, DType::I8 | DType::U8).then(|| Product { x, clamp: clamp(act), out })
+        matches!(x, DType::I8 | DType::U8).then_some(Product { x, clamp: clamp(act)?, out })
     }
 
     fn name(&self, op: &str) -> String {

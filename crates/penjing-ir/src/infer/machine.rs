@@ -22,9 +22,11 @@ pub(super) fn machine(op: &MachineOp, x: &[Fact]) -> Result<Fact, Why> {
             Ok(reordered(&out, last.from_first(out.rank())))
         }
         MachineOp::MatMul { trans_a, trans_b, .. } => {
-            let [a, b, bias] = super::operands(x)?;
+            let [a, b, bias] = super::operands(x.get(..3).unwrap_or(x))?;
+            ensure(x.len() <= 4, || format!("takes 3 or 4 operands, {} given", x.len()))?;
             let out = matmul::matmul([a, b], *trans_a, *trans_b)?;
             check_shape("bias", bias, &out.shape[out.rank() - 1..])?;
+            x.get(3).map_or(Ok(()), |r| check_shape("residual", r, &out.shape))?;
             Ok(out)
         }
         MachineOp::QConv { spec, out, layout, .. } => {

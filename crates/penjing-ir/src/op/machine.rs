@@ -29,7 +29,8 @@ impl Layout {
     }
 }
 
-/// What a fused kernel applies to each result before it is stored.
+/// What a fused kernel applies to each result before it is stored: nothing, limits, or a unary function that products have in
+/// their epilogue.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Activation {
     /// Nothing.
@@ -43,6 +44,57 @@ pub enum Activation {
         /// Upper bound.
         hi: Real,
     },
+    /// x·Φ(x), exact.
+    Gelu,
+    /// The tanh approximation of GELU.
+    GeluTanh,
+    /// x·sigmoid(x).
+    Silu,
+    /// 1/(1+e⁻ˣ).
+    Sigmoid,
+    /// Hyperbolic tangent.
+    Tanh,
+    /// x·clamp(x/6+1/2, 0, 1).
+    HardSwish,
+    /// clamp(αx+β, 0, 1).
+    HardSigmoid {
+        /// Slope.
+        alpha: Real,
+        /// Offset.
+        beta: Real,
+    },
+}
+
+impl Activation {
+    /// The activation that is this unary function; `None` for functions that no epilogue has.
+    pub fn of(f: Unary) -> Option<Activation> {
+        Some(match f {
+            Unary::Relu => Activation::Relu,
+            Unary::Gelu => Activation::Gelu,
+            Unary::GeluTanh => Activation::GeluTanh,
+            Unary::Silu => Activation::Silu,
+            Unary::Sigmoid => Activation::Sigmoid,
+            Unary::Tanh => Activation::Tanh,
+            Unary::HardSwish => Activation::HardSwish,
+            Unary::HardSigmoid { alpha, beta } => Activation::HardSigmoid { alpha, beta },
+            _ => return None,
+        })
+    }
+
+    /// The unary function that this is; `None` for nothing and limits.
+    pub fn unary(self) -> Option<Unary> {
+        Some(match self {
+            Activation::None | Activation::Clamp { .. } => return None,
+            Activation::Relu => Unary::Relu,
+            Activation::Gelu => Unary::Gelu,
+            Activation::GeluTanh => Unary::GeluTanh,
+            Activation::Silu => Unary::Silu,
+            Activation::Sigmoid => Unary::Sigmoid,
+            Activation::Tanh => Unary::Tanh,
+            Activation::HardSwish => Unary::HardSwish,
+            Activation::HardSigmoid { alpha, beta } => Unary::HardSigmoid { alpha, beta },
+        })
+    }
 }
 
 /// One instruction of a fused elementwise chain. Registers 0..n_inputs hold the operands; instruction i writes register
@@ -82,7 +134,7 @@ pub enum MachineOp {
         /// Geometry.
         spec: PoolSpec,
     },
-    /// (a, b, bias: [N]) → act(MatMul + bias).
+    /// (a, b, bias: [N], optional residual of the output's shape) → act(MatMul + bias + residual).
     MatMul {
         /// a is stored transposed.
         trans_a: bool,

@@ -342,6 +342,18 @@ impl Attribute for Activation {
                 out.push_str(" to ");
                 hi.print(out);
             }
+            Activation::Gelu => out.push_str("gelu"),
+            Activation::GeluTanh => out.push_str("gelu_tanh"),
+            Activation::Silu => out.push_str("silu"),
+            Activation::Sigmoid => out.push_str("sigmoid"),
+            Activation::Tanh => out.push_str("tanh"),
+            Activation::HardSwish => out.push_str("hard_swish"),
+            Activation::HardSigmoid { alpha, beta } => {
+                out.push_str("hard_sigmoid ");
+                alpha.print(out);
+                out.push_str(" plus ");
+                beta.print(out);
+            }
         }
     }
 
@@ -349,6 +361,17 @@ impl Attribute for Activation {
         Ok(match c.word()? {
             "none" => Activation::None,
             "relu" => Activation::Relu,
+            "gelu" => Activation::Gelu,
+            "gelu_tanh" => Activation::GeluTanh,
+            "silu" => Activation::Silu,
+            "sigmoid" => Activation::Sigmoid,
+            "tanh" => Activation::Tanh,
+            "hard_swish" => Activation::HardSwish,
+            "hard_sigmoid" => {
+                let alpha = Real::parse(c)?;
+                c.expect("plus")?;
+                Activation::HardSigmoid { alpha, beta: Real::parse(c)? }
+            }
             "clamp" => {
                 let lo = Real::parse(c)?;
                 c.expect("to")?;

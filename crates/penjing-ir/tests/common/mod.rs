@@ -318,6 +318,21 @@ fn rest(add: &mut Add<'_>) {
     let kind = PoolKind::Average { count_include_pad: true };
     add("pool of channels last", machine(MachineOp::Pool { kind, spec }), vec![]);
     add("fused matmul", machine(MachineOp::MatMul { trans_a: false, trans_b: true, act: Activation::Relu }), vec![]);
+    let hard = Activation::HardSigmoid { alpha: Real(0.2), beta: Real(-0.5) };
+    let acts = [
+        Activation::None,
+        Activation::Gelu,
+        Activation::GeluTanh,
+        Activation::Silu,
+        Activation::Sigmoid,
+        Activation::Tanh,
+        Activation::HardSwish,
+        hard,
+    ];
+    for act in acts {
+        let op = MachineOp::MatMul { trans_a: false, trans_b: false, act };
+        add(&format!("fused matmul, {act:?}"), machine(op), vec![]);
+    }
     let out = Some(QuantScheme { dtype: DType::U8, axis: None, narrow: false });
     let conv = MachineOp::QConv { spec: ConvSpec::unit(1), act: Activation::None, out: out.clone(), layout };
     add("integer conv", machine(conv), vec![]);

@@ -9,7 +9,7 @@ use crate::{
     Ctx, Isa, KernelError,
     error::check_len,
     gemm::{
-        Accumulate, Bias, COut, CSink, Clamp, Epilogue, Mat,
+        Bias, COut, CSink, Clamp, Epilogue, Mat,
         pack::{k_blocks, pack_rows},
         tile::{Block, F32, RowPanels, run_block},
     },
@@ -235,13 +235,13 @@ pub(super) fn store_planar(
     let depth = extent.channels * planes.taps.taps.len();
     let first_row = (image * extent.groups + group) * extent.rows;
     let bias = out.bias.map_or(Bias::None, |b| Bias::Row(&b[group * extent.rows..(group + 1) * extent.rows]));
-    let epilogue = Epilogue { accumulate: Accumulate::Overwrite, bias, clamp: out.clamp };
+    let epilogue = Epilogue { bias, act: crate::Activation::Clamp(out.clamp), ..Epilogue::default() };
     let offset = first_row * oh * ow + window.rows.start * ow + window.cols.start;
     // SAFETY: the window's outputs of these rows lie inside y (the length was checked against the shape) and no other task
     // writes them.
     let sink = unsafe {
         let c = COut { ptr: out.ptr.as_ptr().add(offset), row_stride: oh * ow };
-        CSink::new(c, 0, &epilogue, k.start == 0, k.end == depth)
+        CSink::new(isa, c, 0, &epilogue, k.start == 0, k.end == depth)
     };
     run_block::<F32, _>(isa, block, &sink);
 }

@@ -150,6 +150,7 @@ pub fn conv_last(
         Weights::Direct(groups) => {
             let group_out = shape.group_out();
             direct::run::<F32, _>(cx, shape, x, 0.0, groups, &|group, first_row| Finish {
+                isa: cx.isa,
                 c: &y,
                 stride: shape.out_channels,
                 first_row,

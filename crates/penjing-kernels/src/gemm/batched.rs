@@ -16,7 +16,7 @@ pub struct Batch {
     pub c: [usize; 2],
 }
 
-/// `C[i,j] = clamp((C[i,j]) + A[i,j]·B[i,j] + bias)` for every (i, j) of the batch axes. The matrices `a` and `b` give the
+/// `C[i,j] = act((C[i,j]) + A[i,j]·B[i,j] + bias + residual[i,j])` for every (i, j) of the batch axes; the residual is laid out as C. The matrices `a` and `b` give the
 /// strides within one product; `data` covers the whole batch. The products must not overlap in `c`.
 pub fn gemm_batched(
     cx: Ctx<'_>,
@@ -46,14 +46,18 @@ pub fn gemm_batched(
     if need > c.len() {
         return Err(KernelError::Length { kernel: super::NAME, operand: "c", need, have: c.len() });
     }
+    if let Some(residual) = epilogue.residual.filter(|r| need > r.len()) {
+        return Err(KernelError::Length { kernel: super::NAME, operand: "residual", need, have: residual.len() });
+    }
     let c = Disjoint::new(c);
     let one = |i: usize| {
         let offset = |s: [usize; 2]| i / batch.dims[1] * s[0] + i % batch.dims[1] * s[1];
         let (a, b) = (at(a, offset(batch.a)), at(b, offset(batch.b)));
+        let epilogue = Epilogue { residual: epilogue.residual.map(|r| &r[offset(batch.c)..]), ..*epilogue };
         // SAFETY: the last product ends inside C, products do not overlap (`check_disjoint`), and each runs once.
         unsafe {
             let out = COut { ptr: c.as_ptr().add(offset(batch.c)), row_stride: c_row_stride };
-            product_into(cx, shape, Lhs::Plain(a), Rhs::Plain(b), epilogue, out);
+            product_into(cx, shape, Lhs::Plain(a), Rhs::Plain(b), &epilogue, out);
         }
     };
     if shape.m * shape.n * shape.k >= LARGE {

@@ -69,8 +69,12 @@ pub(super) unsafe fn try_gemv(
                 VecBias::Each(b) => b[col + j],
             };
             let old = if epilogue.accumulate == Accumulate::Add { *out } else { 0.0 };
-            *out = epilogue.clamp.apply(sum + old + bias);
+            *out = sum + old + bias;
         }
+        if let Some(residual) = epilogue.residual {
+            out.iter_mut().zip(&residual[col..]).for_each(|(v, r)| *v += r);
+        }
+        epilogue.act.apply(cx.isa, out);
     };
     if n * k < super::SMALL {
         out.chunks_mut(COLS).enumerate().for_each(|(t, out)| task(t, out));

@@ -1,4 +1,4 @@
-//! f32 matrix multiplication: `C[m,n] (+)= A[m,k] · B[k,n]`, with bias, clamp and any strides of A and B.
+//! f32 matrix multiplication: `C[m,n] (+)= A[m,k] · B[k,n]`, with bias, residual, activation and any strides of A and B.
 //!
 //! Operands are packed by k-block into panels (`pack`) that the register tile (`tile`) reads linearly (Goto and van de
 //! Geijn, "Anatomy of High-Performance Matrix Multiplication", ACM TOMS 2008). Weights that do not change may be packed once
@@ -9,10 +9,11 @@ mod gemv;
 pub(crate) mod pack;
 pub(crate) mod tile;
 
+pub use crate::activation::Clamp;
 pub use batched::{Batch, gemm_batched};
 
 use crate::{
-    Ctx, Isa, KernelError,
+    Activation, Ctx, Isa, KernelError,
     error::{check_len, product},
     pool::Disjoint,
     scratch::with_scratch,
@@ -184,41 +185,17 @@ pub enum Bias<'a> {
     Col(&'a [f32]),
 }
 
-/// Limits of the result; a NaN stays one.
-#[derive(Clone, Copy, PartialEq, Debug)]
-#[allow(missing_docs)]
-pub struct Clamp {
-    pub min: f32,
-    pub max: f32,
-}
-
-impl Clamp {
-    /// No limits.
-    pub const NONE: Clamp = Clamp { min: f32::NEG_INFINITY, max: f32::INFINITY };
-    /// Negative values become 0.
-    pub const RELU: Clamp = Clamp { min: 0.0, max: f32::INFINITY };
-
-    #[inline(always)]
-    pub(crate) fn apply(self, v: f32) -> f32 {
-        // Comparisons that are false for NaN keep it.
-        let v = if v < self.min { self.min } else { v };
-        if v > self.max { self.max } else { v }
-    }
-}
-
-impl Default for Clamp {
-    fn default() -> Clamp {
-        Clamp::NONE
-    }
-}
-
-/// What happens to a sum before it is stored: C = clamp((C) + A·B + bias).
+/// What happens to a sum before it is stored: C = act((C) + A·B + bias + residual).
 #[derive(Clone, Copy, Debug, Default)]
-#[allow(missing_docs)]
 pub struct Epilogue<'a> {
+    /// Whether the old C is a term.
     pub accumulate: Accumulate,
+    /// A vector added to every row or column.
     pub bias: Bias<'a>,
-    pub clamp: Clamp,
+    /// A matrix with C's rows and row stride, in memory of its own; to add what C holds itself, accumulate.
+    pub residual: Option<&'a [f32]>,
+    /// Applied last.
+    pub act: Activation,
 }
 
 impl Epilogue<'_> {
@@ -231,7 +208,7 @@ impl Epilogue<'_> {
     }
 }
 
-/// C = clamp((C) + A·B + bias); C is row-major with `c_row_stride ≥ n` elements from row to row.
+/// C = act((C) + A·B + bias + residual); C is row-major with `c_row_stride ≥ n` elements from row to row.
 pub fn gemm(
     cx: Ctx<'_>,
     shape: GemmShape,
@@ -242,7 +219,10 @@ pub fn gemm(
     c_row_stride: usize,
 ) -> Result<(), KernelError> {
     check(shape, a, b, epilogue)?;
-    check_c(shape, c.len(), c_row_stride)?;
+    check_c(shape, "c", c.len(), c_row_stride)?;
+    if let Some(residual) = epilogue.residual {
+        check_c(shape, "residual", residual.len(), c_row_stride)?;
+    }
     let c = Disjoint::new(c);
     // SAFETY: the whole of C is borrowed mutably and long enough (`check_c`).
     unsafe { product_into(cx, shape, a, b, epilogue, COut { ptr: c.as_ptr(), row_stride: c_row_stride }) };
@@ -267,13 +247,13 @@ fn check(shape: GemmShape, a: Lhs<'_>, b: Rhs<'_>, epilogue: &Epilogue<'_>) -> R
     epilogue.check(m, n)
 }
 
-fn check_c(shape: GemmShape, len: usize, c_row_stride: usize) -> Result<(), KernelError> {
+fn check_c(shape: GemmShape, operand: &'static str, len: usize, c_row_stride: usize) -> Result<(), KernelError> {
     if shape.m > 1 && c_row_stride < shape.n {
         return Err(geometry("the rows of C overlap"));
     }
     let need = span(shape.m, c_row_stride, shape.n, 1).unwrap_or(usize::MAX);
     if need > len {
-        return Err(KernelError::Length { kernel: NAME, operand: "c", need, have: len });
+        return Err(KernelError::Length { kernel: NAME, operand, need, have: len });
     }
     Ok(())
 }
@@ -297,7 +277,7 @@ unsafe impl Sync for COut {}
 /// The product of checked operands.
 ///
 /// # Safety
-/// C is `shape.m` rows of `shape.n` valid, exclusively held elements.
+/// C is `shape.m` rows of `shape.n` valid, exclusively held elements; a residual covers the same rows.
 pub(crate) unsafe fn product_into(
     cx: Ctx<'_>,
     shape: GemmShape,
@@ -318,7 +298,7 @@ pub(crate) unsafe fn product_into(
     }
     if k == 0 {
         // SAFETY: the caller's contract.
-        let sink = unsafe { CSink::new(c, 0, epilogue, true, true) };
+        let sink = unsafe { CSink::new(cx.isa, c, 0, epilogue, true, true) };
         put_zeros(shape, &sink);
         return;
     }
@@ -354,7 +334,7 @@ pub(crate) unsafe fn product_into(
                         cols: (TASK_COL_PANELS * NR).min(n - col_start),
                     };
                     // SAFETY: the caller's contract; tasks cover disjoint rows and columns.
-                    let sink = unsafe { CSink::new(c, col_start, epilogue, kb.start == 0, kb.end == k) };
+                    let sink = unsafe { CSink::new(cx.isa, c, col_start, epilogue, kb.start == 0, kb.end == k) };
                     run_block::<F32, _>(cx.isa, &block, &sink);
                 };
                 if small {
@@ -421,25 +401,29 @@ fn put_zeros(shape: GemmShape, sink: &CSink<'_>) {
 
 /// Stores tiles into C with the epilogue.
 pub(crate) struct CSink<'a> {
+    isa: Isa,
     c: COut,
     col: usize,
     add: bool,
     bias: Bias<'a>,
-    clamp: Option<Clamp>,
+    residual: Option<&'a [f32]>,
+    act: Activation,
 }
 
 impl<'a> CSink<'a> {
-    /// A sink for the columns from `col` on. Bias and clamp happen in the last k-block, the first overwrites.
+    /// A sink for the columns from `col` on. Everything but the sum happens in the last k-block, the first overwrites.
     ///
     /// # Safety
     /// The elements of C that tiles are put to are valid and held by this sink alone.
-    pub(crate) unsafe fn new(c: COut, col: usize, e: &Epilogue<'a>, first: bool, last: bool) -> CSink<'a> {
+    pub(crate) unsafe fn new(isa: Isa, c: COut, col: usize, e: &Epilogue<'a>, first: bool, last: bool) -> CSink<'a> {
         CSink {
+            isa,
             c,
             col,
             add: !first || e.accumulate == Accumulate::Add,
             bias: if last { e.bias } else { Bias::None },
-            clamp: (last && e.clamp != Clamp::NONE).then_some(e.clamp),
+            residual: if last { e.residual } else { None },
+            act: if last { e.act } else { Activation::NONE },
         }
     }
 }
@@ -447,19 +431,55 @@ impl<'a> CSink<'a> {
 impl Sink<f32> for CSink<'_> {
     #[inline(always)]
     fn put(&self, row: usize, rows: usize, col: usize, cols: usize, acc: &Acc<f32>) {
+        let mut acc = *acc;
         let col = self.col + col;
-        for r in 0..rows {
-            // SAFETY: `new`'s contract.
-            let out =
-                unsafe { std::slice::from_raw_parts_mut(self.c.ptr.add((row + r) * self.c.row_stride + col), cols) };
-            match <&mut [f32; NR]>::try_from(&mut *out) {
-                Ok(full) => self.put_row(full, row + r, col, &acc.0[r]),
-                Err(_) => {
-                    let mut padded = [0.0; NR];
-                    padded[..cols].copy_from_slice(out);
-                    self.put_row(&mut padded, row + r, col, &acc.0[r]);
-                    out.copy_from_slice(&padded[..cols]);
+        if cols == NR && self.add {
+            for r in 0..rows {
+                // SAFETY: `new`'s contract; a whole tile is inside C.
+                let old = unsafe { &*self.at(row + r, col).cast::<[f32; NR]>() };
+                add_row(&mut acc.0[r], old);
+            }
+        } else if self.add {
+            for r in 0..rows {
+                // SAFETY: `new`'s contract.
+                let old = unsafe { std::slice::from_raw_parts(self.at(row + r, col), cols) };
+                acc.0[r].iter_mut().zip(old).for_each(|(v, o)| *v += o);
+            }
+        }
+        match self.bias {
+            Bias::None => {}
+            Bias::Row(b) => {
+                for r in 0..rows {
+                    let b = b[row + r];
+                    acc.0[r].iter_mut().for_each(|v| *v += b);
                 }
+            }
+            Bias::Col(b) => match b[col..].first_chunk::<NR>() {
+                Some(b) => (0..rows).for_each(|r| add_row(&mut acc.0[r], b)),
+                None => {
+                    for r in 0..rows {
+                        acc.0[r].iter_mut().zip(&b[col..]).for_each(|(v, b)| *v += b);
+                    }
+                }
+            },
+        }
+        if let Some(residual) = self.residual {
+            for r in 0..rows {
+                let more = &residual[(row + r) * self.c.row_stride + col..][..cols];
+                acc.0[r].iter_mut().zip(more).for_each(|(v, m)| *v += m);
+            }
+        }
+        self.act.apply(self.isa, acc.0[..rows].as_flattened_mut());
+        if cols == NR {
+            for r in 0..rows {
+                // SAFETY: `new`'s contract; a whole tile is inside C.
+                unsafe { *self.at(row + r, col).cast::<[f32; NR]>() = acc.0[r] };
+            }
+        } else {
+            for r in 0..rows {
+                // SAFETY: `new`'s contract.
+                let out = unsafe { std::slice::from_raw_parts_mut(self.at(row + r, col), cols) };
+                out.copy_from_slice(&acc.0[r][..cols]);
             }
         }
     }
@@ -467,40 +487,15 @@ impl Sink<f32> for CSink<'_> {
 
 impl CSink<'_> {
     #[inline(always)]
-    fn put_row(&self, out: &mut [f32; NR], row: usize, col: usize, acc: &[f32; NR]) {
-        let mut v = *acc;
-        if self.add {
-            for j in 0..NR {
-                v[j] += out[j];
-            }
-        }
-        match self.bias {
-            Bias::None => {}
-            Bias::Row(b) => {
-                let b = b[row];
-                for j in 0..NR {
-                    v[j] += b;
-                }
-            }
-            Bias::Col(b) => {
-                let b = &b[col..];
-                if let Some(b) = b.first_chunk::<NR>() {
-                    for j in 0..NR {
-                        v[j] += b[j];
-                    }
-                } else {
-                    for (v, b) in v.iter_mut().zip(b) {
-                        *v += b;
-                    }
-                }
-            }
-        }
-        if let Some(clamp) = self.clamp {
-            for j in 0..NR {
-                v[j] = clamp.apply(v[j]);
-            }
-        }
-        *out = v;
+    fn at(&self, row: usize, col: usize) -> *mut f32 {
+        self.c.ptr.wrapping_add(row * self.c.row_stride + col)
+    }
+}
+
+#[inline(always)]
+fn add_row(row: &mut [f32; NR], more: &[f32; NR]) {
+    for j in 0..NR {
+        row[j] += more[j];
     }
 }
 

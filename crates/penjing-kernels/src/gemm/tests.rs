@@ -73,7 +73,8 @@ fn every_layout_packing_and_epilogue_agrees_with_f64() {
                     let e = Epilogue {
                         accumulate: Accumulate::Add,
                         bias: Bias::Row(&row_bias),
-                        clamp: Clamp { min: -0.5, max: 0.75 },
+                        residual: None,
+                        act: Activation::Clamp(Clamp { min: -0.5, max: 0.75 }),
                     };
                     let mut c = old.clone();
                     gemm(cx.get(), shape, a, b, &e, &mut c, n).unwrap();
@@ -81,7 +82,7 @@ fn every_layout_packing_and_epilogue_agrees_with_f64() {
                         .map(|i| (want[i] + f64::from(old[i]) + f64::from(row_bias[i / n])).clamp(-0.5, 0.75))
                         .collect();
                     assert_close(&c, &full, tolerance(k), "add + row bias + clamp");
-                    let e = Epilogue { bias: Bias::Col(&col_bias), clamp: Clamp::RELU, ..Epilogue::default() };
+                    let e = Epilogue { bias: Bias::Col(&col_bias), act: Activation::RELU, ..Epilogue::default() };
                     let mut c = vec![7.0; m * (n + 3)];
                     gemm(cx.get(), shape, a, b, &e, &mut c, n + 3).unwrap();
                     for i in 0..m {
@@ -90,6 +91,20 @@ fn every_layout_packing_and_epilogue_agrees_with_f64() {
                         assert_close(&c[i * (n + 3)..][..n], &relu, tolerance(k), "col bias + relu, strided C");
                         assert_eq!(c[i * (n + 3) + n..][..3], [7.0; 3]);
                     }
+                    results.push(c);
+                    let e = Epilogue {
+                        bias: Bias::Col(&col_bias),
+                        residual: Some(&old),
+                        act: Activation::Silu,
+                        ..Epilogue::default()
+                    };
+                    let mut c = vec![f32::NAN; m * n];
+                    gemm(cx.get(), shape, a, b, &e, &mut c, n).unwrap();
+                    let silu: Vec<f64> = (0..m * n)
+                        .map(|i| want[i] + f64::from(col_bias[i % n]) + f64::from(old[i]))
+                        .map(|v| v / (1.0 + (-v).exp()))
+                        .collect();
+                    assert_close(&c, &silu, tolerance(k), "col bias + residual + SiLU");
                     results.push(c);
                 }
                 let first = first.get_or_insert_with(|| results.clone());
@@ -121,15 +136,29 @@ fn batches_stride_and_broadcast() {
             }
             // Output interleaved by head: rows of different products alternate in memory.
             let shape = GemmShape { m: s, n: d, k: s };
+            let residual = values("r", bs * s * h * d);
+            let e = Epilogue { residual: Some(&residual), ..Epilogue::default() };
             let probs = c.clone();
             let batch = Batch { dims: [bs, h], a: [h * s * s, s * s], b: [0, d], c: [s * h * d, d] };
             let v = Mat { data: &k, row_stride: h * d, col_stride: 1 };
             let mut out = vec![f32::NAN; bs * s * h * d];
-            gemm_batched(cx.get(), shape, &batch, Mat::rows(&probs, s), v, &Epilogue::default(), &mut out, h * d)
-                .unwrap();
+            gemm_batched(cx.get(), shape, &batch, Mat::rows(&probs, s), v, &e, &mut out, h * d).unwrap();
             assert!(out.iter().all(|v| v.is_finite()));
             let want: f64 = (0..s).map(|p| f64::from(probs[(s * s) + p]) * f64::from(k[(p * h + 1) * d + 2])).sum();
-            assert!((f64::from(out[d + 2]) - want).abs() < 1e-5);
+            assert!((f64::from(out[d + 2]) - want - f64::from(residual[d + 2])).abs() < 1e-5);
+            assert!(
+                gemm_batched(
+                    cx.get(),
+                    shape,
+                    &batch,
+                    Mat::rows(&probs, s),
+                    v,
+                    &Epilogue { residual: Some(&residual[1..]), ..e },
+                    &mut out,
+                    h * d
+                )
+                .is_err()
+            );
         }
     }
 }
@@ -150,6 +179,9 @@ fn bad_operands_are_errors() {
     assert!(run(&a, &b, 5, 3, Bias::None).is_err());
     assert!(run(&a, &b, 6, 2, Bias::None).is_err());
     assert!(run(&a, &b, 6, 3, Bias::Col(&[0.0; 2])).is_err());
+    let e = Epilogue { residual: Some(&[0.0; 5]), ..Epilogue::default() };
+    let short = gemm(cx, shape, Lhs::Plain(Mat::rows(&a, 4)), Rhs::Plain(Mat::rows(&b, 3)), &e, &mut [0.0; 6], 3);
+    assert!(matches!(short, Err(KernelError::Length { operand: "residual", .. })));
     let batch = Batch { dims: [2, 1], a: [0, 0], b: [0, 0], c: [5, 0] };
     let overlapping =
         gemm_batched(cx, shape, &batch, Mat::rows(&a, 4), Mat::rows(&b, 3), &Epilogue::default(), &mut [0.0; 11], 3);
@@ -164,7 +196,7 @@ fn nan_and_infinity_pass_through() {
         let a = [f32::NAN, 1.0, f32::INFINITY, 1.0];
         let mut c = [0.0; 4];
         let shape = GemmShape { m: 2, n: 2, k: 2 };
-        let e = Epilogue { clamp: Clamp::RELU, ..Epilogue::default() };
+        let e = Epilogue { act: Activation::RELU, ..Epilogue::default() };
         gemm(cx, shape, Lhs::Plain(Mat::rows(&a, 2)), Rhs::Plain(Mat::rows(&[1.0; 4], 2)), &e, &mut c, 2).unwrap();
         assert!(c[0].is_nan() && c[1].is_nan() && c[2] == f32::INFINITY);
     }

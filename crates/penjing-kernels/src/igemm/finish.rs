@@ -1,6 +1,7 @@
 //! Stores f32 sums with bias, residual and activation.
 
 use crate::{
+    Isa,
     activation::Activation,
     gemm::tile::{Acc, NR, Sink},
     pool::Disjoint,
@@ -8,6 +9,7 @@ use crate::{
 
 /// `C[first_row + row, first_col + col] = activation(sum + bias[col] + residual)`.
 pub(crate) struct Finish<'a> {
+    pub(crate) isa: Isa,
     /// `[rows, stride]`.
     pub(crate) c: &'a Disjoint<'a, f32>,
     /// Elements from row to row, of `c` and `residual`.
@@ -36,7 +38,7 @@ impl Sink<f32> for Finish<'_> {
             if let Some(residual) = self.residual {
                 add(&mut v, &residual[at..at + cols]);
             }
-            self.activation.apply(&mut v);
+            self.activation.apply(self.isa, &mut v);
             // SAFETY: a task puts each of its elements once, and the tasks' elements are disjoint; `slice` checks the range.
             let out = unsafe { self.c.slice(at, cols) };
             match <&mut [f32; NR]>::try_from(&mut *out) {

@@ -29,9 +29,34 @@ pub(super) fn cases() -> Vec<Case> {
             let a = normal(if trans_a { &[11, 5] } else { &[5, 11] }, "a");
             let b = normal(if trans_b { &[7, 11] } else { &[11, 7] }, "b");
             let op = Op::Machine(MachineOp::MatMul { trans_a, trans_b, act });
-            let case = format!("machine/MatMul/{name}, {trans_a} {trans_b}");
-            out.push(one(&case, op, &[a, b, normal(&[7], "bias")], Tolerance::Accumulating(32)));
+            let mut operands = vec![a, b, normal(&[7], "bias")];
+            for variant in ["", ", residual"] {
+                let case = format!("machine/MatMul/{name}, {trans_a} {trans_b}{variant}");
+                out.push(one(&case, op.clone(), &operands, Tolerance::Accumulating(32)));
+                operands.push(normal(&[5, 7], "r"));
+            }
         }
+    }
+    let hard = Activation::HardSigmoid { alpha: Real(0.3), beta: Real(0.4) };
+    let (gelu, gelu_tanh) = (Activation::Gelu, Activation::GeluTanh);
+    let smooth =
+        [Activation::Silu, Activation::Sigmoid, Activation::Tanh, Activation::HardSwish, hard, gelu, gelu_tanh];
+    for act in smooth {
+        let op = Op::Machine(MachineOp::MatMul { trans_a: false, trans_b: false, act });
+        let operands = |lead: &[usize], b: &[usize]| {
+            let shape = |tail: &[usize]| [lead, tail].concat();
+            vec![
+                normal(&shape(&[5, 11]), "a"),
+                normal(&[b, &[11, 7]].concat(), "b"),
+                normal(&[7], "bias"),
+                normal(&shape(&[5, 7]), "r"),
+            ]
+        };
+        let tolerance = Tolerance::Accumulating(64);
+        out.push(one(&format!("machine/MatMul/{act:?}"), op.clone(), &operands(&[2], &[]), tolerance));
+        out.push(one(&format!("machine/MatMul/{act:?}, batched"), op.clone(), &operands(&[3, 2], &[2]), tolerance));
+        let row = [normal(&[1, 300], "a"), normal(&[300, 7], "b"), normal(&[7], "bias")];
+        out.push(one(&format!("machine/MatMul/{act:?}, one row"), op, &row, Tolerance::Accumulating(512)));
     }
     out.extend(quantized());
     out.extend(channels_last());
