@@ -1,5 +1,6 @@
 """PyTorch networks that several scripts share, named as `penjing new` names them."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -57,3 +58,49 @@ class ResNetCifar(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.stages(F.relu(self.bn(self.conv(x))))
         return self.fc(x.mean((2, 3)))
+
+
+class LstmLanguageModel(nn.Module):
+    """tokens [N, T] → logits [N, T, vocabulary]: `penjing new lstm`."""
+
+    def __init__(self, width: int, depth: int, vocabulary: int = 256) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocabulary, width)
+        self.lstm = nn.LSTM(width, width, num_layers=depth, batch_first=True)
+        self.head = nn.Linear(width, vocabulary)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(self.lstm(self.embedding(tokens))[0])
+
+
+class GptBlock(nn.Module):
+    """x [N, T, width] → the same, with causal attention in heads of 32."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.heads = width // 32
+        self.ln_1, self.ln_2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.c_attn, self.c_proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.c_fc, self.mlp_proj = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in self.c_attn(self.ln_1(x)).chunk(3, dim=2))
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
+        x = x + self.c_proj(y)
+        return x + self.mlp_proj(F.gelu(self.c_fc(self.ln_2(x)), approximate="tanh"))
+
+
+class SmallGpt(nn.Module):
+    """tokens [N, T ≤ 128] → logits [N, T, vocabulary], embeddings tied: `penjing new gpt`."""
+
+    def __init__(self, width: int, depth: int, vocabulary: int = 256) -> None:
+        super().__init__()
+        self.wte, self.wpe = nn.Embedding(vocabulary, width), nn.Embedding(128, width)
+        self.blocks = nn.Sequential(*(GptBlock(width) for _ in range(depth)))
+        self.ln_f = nn.LayerNorm(width)
+        for table in (self.wte, self.wpe):
+            nn.init.normal_(table.weight, std=0.02)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        positions = torch.arange(tokens.shape[1], device=tokens.device)
+        return F.linear(self.ln_f(self.blocks(self.wte(tokens) + self.wpe(positions))), self.wte.weight)

@@ -58,10 +58,23 @@ def bench_inference(binary: Path, model: Path, inputs: dict[str, Path], threads:
     return json.loads(call(binary, "bench", model, *feeds, "--threads", str(threads), "--runs", str(runs), "--json"))
 
 
-def bench_training(binary: Path, model: Path, batch: int, threads: int, runs: int) -> dict[str, Any]:
-    """The JSON of a training benchmark: images_per_s, fma_peak_gflops, per_layer [{name, kernel, ms, fraction_of_peak}]."""
-    options = ["--train", "--batch", str(batch), "--threads", str(threads), "--runs", str(runs), "--json"]
-    return json.loads(call(binary, "bench", model, *options))
+def quantize(binary: Path, model: Path, batches: list[Path], output: Path) -> None:
+    """The int8 form of a model, calibrated on .npz files that hold an array for each input."""
+    call(binary, "quantize", model, *[f"--calibration={path}" for path in batches], "--output", output)
+
+
+def new(binary: Path, network: str, output: Path, *options: str) -> None:
+    """An untrained network as a file."""
+    call(binary, "new", network, *options, "--output", output)
+
+
+def bench_training(
+    binary: Path, model: Path, inputs: dict[str, Path], batch: int, optimizer: str, threads: int, runs: int,
+) -> dict[str, Any]:
+    """The JSON of a benchmark of training steps on these inputs and random labels."""
+    feeds = [f"--input={name}={path}" for name, path in inputs.items()]
+    options = ["--train", "--optimizer", optimizer, "--batch", str(batch), "--threads", str(threads), "--runs", str(runs)]
+    return json.loads(call(binary, "bench", model, *feeds, *options, "--json"))
 
 
 def demo(binary: Path, seed: int, out: Path) -> dict[str, Any]:

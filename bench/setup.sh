@@ -4,4 +4,4 @@ set -euo pipefail
 cd "$(dirname "$0")"
 python3 -m venv .venv
 .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
-.venv/bin/python -c 'import torch, onnxruntime; print("torch", torch.__version__, "onnxruntime", onnxruntime.__version__)'
+.venv/bin/python -c 'import torch, onnxruntime, openvino, nncf; print(*(m.__name__ + " " + m.__version__ for m in (torch, onnxruntime, openvino, nncf)), sep="\n")'
