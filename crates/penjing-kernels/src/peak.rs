@@ -11,8 +11,9 @@ const LANES: usize = 8;
 const BYTES: usize = 32;
 /// Multiply-adds of each chain in a task, some tenths of a millisecond.
 const DEPTH: usize = 100_000;
-/// Tasks for each thread in a trial, so that a thread that starts late costs little.
-const TASKS: usize = 8;
+/// Tasks for each thread in a trial, some hundredths of a second: a thread that starts late, or on a core that another one holds,
+/// costs little.
+const TASKS: usize = 64;
 /// The fastest trial counts: interruptions only ever make one slower.
 const TRIALS: usize = 5;
 
