@@ -105,6 +105,7 @@ impl Convolution<'_> {
         // The low byte of a zero point is its pattern in either type.
         let fill = self.x.zero as u8;
         run(self.cx, s, self.x.data.raw(), fill, groups, &|group, first_row| QFinish {
+            isa: self.cx.isa.usable(),
             y: &y,
             stride: s.out_channels,
             first_row,

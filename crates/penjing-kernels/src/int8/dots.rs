@@ -249,6 +249,32 @@ mod x86 {
         }
     }
 
+    /// One step of [`signs`].
+    ///
+    /// # Safety
+    /// Four activations of each row are readable from `at`, and 64 weights.
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn add_signs<const R: usize, const FLIP: bool>(
+        rows: &[*const u8; R],
+        at: usize,
+        b: *const i8,
+        c: &mut [[__m256i; 2]; R],
+    ) {
+        let ones = _mm256_set1_epi16(1);
+        for r in 0..R {
+            // SAFETY: this function's contract.
+            unsafe {
+                let x = four::<FLIP>(rows[r].add(at));
+                let size = _mm256_abs_epi8(x);
+                for j in 0..2 {
+                    let pairs = _mm256_maddubs_epi16(size, _mm256_sign_epi8(eight(b.add(32 * j)), x));
+                    c[r][j] = _mm256_add_epi32(c[r][j], _mm256_madd_epi16(pairs, ones));
+                }
+            }
+        }
+    }
+
     /// # Safety
     /// That of [`super::Kind::tile_avx2`].
     #[inline(never)]
@@ -261,28 +287,17 @@ mod x86 {
         start: Start,
         acc: *mut [i32; NR],
     ) {
-        let ones = _mm256_set1_epi16(1);
         // SAFETY: the contract covers every read and write.
         unsafe {
             let mut c = load::<R>(start, acc);
-            let mut step = |at: usize, b: *const i8| {
-                for r in 0..R {
-                    let x = four::<FLIP>(rows[r].add(at));
-                    let size = _mm256_abs_epi8(x);
-                    for j in 0..2 {
-                        let pairs = _mm256_maddubs_epi16(size, _mm256_sign_epi8(eight(b.add(32 * j)), x));
-                        c[r][j] = _mm256_add_epi32(c[r][j], _mm256_madd_epi16(pairs, ones));
-                    }
-                }
-            };
             for s in stretches {
                 for p in 0..s.steps {
-                    step(s.offset + 4 * p, b);
+                    add_signs::<R, FLIP>(rows, s.offset + 4 * p, b, &mut c);
                     b = b.add(64);
                 }
             }
             for extra in &known.extras {
-                step(extra.offset(stretches), extra.weights.as_ptr());
+                add_signs::<R, FLIP>(rows, extra.offset(stretches), extra.weights.as_ptr(), &mut c);
             }
             store(&c, acc);
         }

@@ -1,6 +1,6 @@
 //! From i32 sums to stored results.
 
-use super::{Byte, Grid, Limits, QEpilogue, QOut};
+use super::{Byte, ByteType, Grid, Limits, QEpilogue, QOut};
 use crate::{
     Isa, KernelError,
     error::check_len,
@@ -20,13 +20,13 @@ const ROUND: f32 = 12_582_912.0;
 #[derive(Clone, Copy)]
 pub(super) struct Rounding {
     scale: f32,
-    inverse: f32,
+    pub(super) inverse: f32,
     /// Limits before the zero point is added.
-    lo: f32,
-    hi: f32,
-    zero: i32,
+    pub(super) lo: f32,
+    pub(super) hi: f32,
+    pub(super) zero: i32,
     /// What NaN becomes.
-    nan: i32,
+    pub(super) nan: i32,
 }
 
 impl Rounding {
@@ -68,6 +68,9 @@ impl Rounding {
 
 /// An element that results are stored as.
 pub(super) trait Target: Pod + Send + Sync {
+    /// The integer type; f32 has none.
+    const BYTE: Option<ByteType>;
+
     /// `v` itself, or on the grid.
     fn store(v: f32, rounding: Rounding) -> Self;
 
@@ -76,8 +79,10 @@ pub(super) trait Target: Pod + Send + Sync {
 }
 
 macro_rules! target {
-    ($t:ty, $line:ident, $store:expr) => {
+    ($t:ty, $byte:expr, $line:ident, $store:expr) => {
         impl Target for $t {
+            const BYTE: Option<ByteType> = $byte;
+
             #[inline(always)]
             fn store(v: f32, rounding: Rounding) -> $t {
                 $store(v, rounding)
@@ -94,9 +99,9 @@ macro_rules! target {
     };
 }
 
-target!(f32, line_f32, |v, _| v);
-target!(i8, line_i8, |v, r: Rounding| i8::narrow(r.apply_product(v)));
-target!(u8, line_u8, |v, r: Rounding| u8::narrow(r.apply_product(v)));
+target!(f32, None, line_f32, |v, _| v);
+target!(i8, Some(ByteType::I8), line_i8, |v, r: Rounding| i8::narrow(r.apply_product(v)));
+target!(u8, Some(ByteType::U8), line_u8, |v, r: Rounding| u8::narrow(r.apply_product(v)));
 
 #[inline(always)]
 fn line_body<M: Math>(sums: &[f32], channel: Channel, rounding: Rounding, out: &mut [impl Target]) {

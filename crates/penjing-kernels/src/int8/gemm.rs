@@ -121,6 +121,7 @@ impl Product<'_> {
             let rows = i * m / row_tasks..(i + 1) * m / row_tasks;
             let columns = j * panels / col_tasks..(j + 1) * panels / col_tasks;
             let sink = QFinish {
+                isa: self.cx.isa.usable(),
                 y: &y,
                 stride: n,
                 first_row: rows.start,
