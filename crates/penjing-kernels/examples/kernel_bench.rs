@@ -125,6 +125,10 @@ fn integer(cx: Ctx<'_>, peak: f64, batch: usize) -> Result<(), Box<dyn std::erro
         ("int8 resnet 1x1 256>1024 14", resnet([256, 1024], 14, 1, 1)),
         ("int8 resnet 3x3 512>512 7", resnet([512, 512], 7, 3, 1)),
         ("int8 resnet 1x1 2048>512 7", resnet([2048, 512], 7, 1, 1)),
+        ("int8 depthwise 96 112/2", ConvShape { groups: 96, ..conv3(1, [96, 96], 112, 2) }),
+        ("int8 depthwise 144 56", ConvShape { groups: 144, ..conv3(1, [144, 144], 56, 1) }),
+        ("int8 depthwise 384 14", ConvShape { groups: 384, ..conv3(1, [384, 384], 14, 1) }),
+        ("int8 depthwise 960 7", ConvShape { groups: 960, ..conv3(1, [960, 960], 7, 1) }),
     ];
     for (name, s) in convolutions {
         let [x, w, y] = [s.x_len(), s.w_len(), s.y_len()].map(Option::unwrap_or_default);

@@ -4,6 +4,7 @@
 
 use super::{
     ByteType, QEpilogue, QOut, QTensor,
+    depthwise::{self, PackedDepthwise},
     epilogue::{Columns, QFinish},
     finish::{Rounding, Target, WithTarget, with_target},
     gemm::check_depth,
@@ -14,7 +15,6 @@ use crate::{
     conv::ConvShape,
     conv_last::direct::{run, runs},
     error::check_len,
-    igemm::{PackedB, tile::Kind},
     pool::Disjoint,
 };
 
@@ -23,9 +23,15 @@ const NAME: &str = "qconv_last";
 /// Convolution weights packed once for activations of one type.
 pub struct PackedQConvLast {
     shape: ConvShape,
-    packed: Packed,
+    x: ByteType,
+    weights: Weights,
     /// Σ w of each output channel.
     sums: Vec<i32>,
+}
+
+enum Weights {
+    Product(Packed),
+    Depthwise(PackedDepthwise),
 }
 
 impl PackedQConvLast {
@@ -37,18 +43,26 @@ impl PackedQConvLast {
         check_depth(NAME, shape.depth())?;
         let (runs, run_len) = runs(shape);
         let (channels, taps) = (shape.group_in(), shape.kernel[0] * shape.kernel[1]);
-        let packed = Packed::new(x, shape.groups, shape.group_out(), [runs, run_len], |group, run, j, o| {
-            let k = run * run_len + j;
-            w[((group * shape.group_out() + o) * channels + k % channels) * taps + k / channels]
-        });
+        let weights = if PackedDepthwise::fits(shape) {
+            Weights::Depthwise(PackedDepthwise::new(shape, w))
+        } else {
+            Weights::Product(Packed::new(x, shape.groups, shape.group_out(), [runs, run_len], |group, run, j, o| {
+                let k = run * run_len + j;
+                w[((group * shape.group_out() + o) * channels + k % channels) * taps + k / channels]
+            }))
+        };
         let depth = shape.depth();
         let sums = (0..shape.out_channels).map(|o| w[o * depth..(o + 1) * depth].iter().map(|&w| i32::from(w)).sum());
-        Ok(PackedQConvLast { shape: *shape, packed, sums: sums.collect() })
+        Ok(PackedQConvLast { shape: *shape, x, weights, sums: sums.collect() })
     }
 
     /// Bytes held.
     pub fn bytes(&self) -> usize {
-        self.packed.bytes() + size_of_val(&self.sums[..])
+        let weights = match &self.weights {
+            Weights::Product(packed) => packed.bytes(),
+            Weights::Depthwise(packed) => packed.bytes(),
+        };
+        weights + size_of_val(&self.sums[..])
     }
 
     fn fits(&self, s: &ConvShape) -> bool {
@@ -73,10 +87,14 @@ pub fn qconv_last(
     if !w.fits(shape) {
         return Err(KernelError::Geometry { kernel: NAME, why: "the weights were packed for another shape" });
     }
-    x.check(NAME, w.packed.x())?;
+    x.check(NAME, w.x)?;
     y.check(NAME)?;
     epilogue.check(NAME, y.len())?;
-    let columns = Columns::new(NAME, x, &w.sums, w.packed.zero(x.zero), epilogue)?;
+    let zero = match &w.weights {
+        Weights::Product(packed) => packed.zero(x.zero),
+        Weights::Depthwise(_) => x.zero,
+    };
+    let columns = Columns::new(NAME, x, &w.sums, zero, epilogue)?;
     if y.len() > 0 {
         with_target(y, Convolution { cx, shape, x, w, columns: &columns, epilogue });
     }
@@ -94,25 +112,27 @@ struct Convolution<'a> {
 
 impl WithTarget for Convolution<'_> {
     fn run<T: Target>(self, y: &mut [T], rounding: Rounding) {
-        with_groups!(&self.w.packed, groups => self.run_tiles(groups, y, rounding));
-    }
-}
-
-impl Convolution<'_> {
-    fn run_tiles<K: Kind<A = u8, Sum = i32>, T: Target>(&self, groups: &[PackedB<K>], y: &mut [T], rounding: Rounding) {
-        let s = self.shape;
         let y = Disjoint::new(y);
-        // The low byte of a zero point is its pattern in either type.
-        let fill = self.x.zero as u8;
-        run(self.cx, s, self.x.data.raw(), fill, groups, &|group, first_row| QFinish {
+        let finish = |first_row, first_col| QFinish {
             isa: self.cx.isa.usable(),
             y: &y,
-            stride: s.out_channels,
+            stride: self.shape.out_channels,
             first_row,
-            first_col: group * s.group_out(),
+            first_col,
             columns: self.columns,
             residual: self.epilogue.residual,
             rounding,
-        });
+        };
+        // The low byte of a zero point is its pattern in either type.
+        let (cx, s, x, fill) = (self.cx, self.shape, self.x.data.raw(), self.x.zero as u8);
+        match &self.w.weights {
+            Weights::Product(packed) => with_groups!(packed, groups => {
+                run(cx, s, x, fill, groups, &|group, first_row| finish(first_row, group * s.group_out()));
+            }),
+            Weights::Depthwise(packed) => match self.w.x {
+                ByteType::I8 => depthwise::run::<true, T>(cx, s, x, fill, packed, &finish(0, 0)),
+                ByteType::U8 => depthwise::run::<false, T>(cx, s, x, fill, packed, &finish(0, 0)),
+            },
+        }
     }
 }

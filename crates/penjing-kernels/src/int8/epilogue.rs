@@ -149,7 +149,9 @@ mod x86 {
 
     #[target_feature(enable = "avx2,fma")]
     pub(super) fn put<T: Target>(f: &QFinish<'_, T>, row: usize, rows: usize, col: usize, cols: usize, acc: &Acc<i32>) {
-        let (c, r) = (f.columns, f.rounding);
+        let c = f.columns;
+        let within = if T::BYTE.is_some() { f.rounding.within(c.clamp) } else { None };
+        let (r, limited) = (within.unwrap_or(f.rounding), within.is_some());
         let first = f.first_col + col;
         let scale = floats(Columns::tile(&c.scale, first));
         let bias = floats(Columns::tile(&c.bias, first));
@@ -166,8 +168,10 @@ mod x86 {
                 if let Some(residual) = residual {
                     v[j] = _mm256_add_ps(v[j], residual[j]);
                 }
-                v[j] = _mm256_blendv_ps(v[j], min, _mm256_cmp_ps::<_CMP_LE_OQ>(v[j], min));
-                v[j] = _mm256_blendv_ps(v[j], max, _mm256_cmp_ps::<_CMP_GE_OQ>(v[j], max));
+                if !limited {
+                    v[j] = _mm256_blendv_ps(v[j], min, _mm256_cmp_ps::<_CMP_LE_OQ>(v[j], min));
+                    v[j] = _mm256_blendv_ps(v[j], max, _mm256_cmp_ps::<_CMP_GE_OQ>(v[j], max));
+                }
             }
             // SAFETY: each output element belongs to one task, which puts it once; `slice` checks the range.
             let out = unsafe { f.y.slice(at, cols) };

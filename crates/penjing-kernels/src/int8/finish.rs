@@ -56,6 +56,15 @@ impl Rounding {
         self.round(v * self.inverse)
     }
 
+    /// The rounding that makes of v what this one makes of v within `limits`; none for scales that are no positive number. A
+    /// product by a positive number keeps order, so limiting before and after it is the same.
+    #[inline(always)]
+    pub(super) fn within(self, limits: Clamp) -> Option<Rounding> {
+        let fits = self.inverse > 0.0 && self.inverse < f32::INFINITY && limits.min <= limits.max;
+        let inside = |v: f32| (v * self.inverse).max(self.lo).min(self.hi);
+        fits.then(|| Rounding { lo: inside(limits.min), hi: inside(limits.max), ..self })
+    }
+
     /// The limits are integers, so limiting before rounding is the same.
     #[inline(always)]
     fn round(self, q: f32) -> i32 {

@@ -7,6 +7,7 @@
 mod bound;
 mod conv;
 mod conv_last;
+mod depthwise;
 mod dots;
 mod epilogue;
 mod finish;
