@@ -4,6 +4,7 @@
 //! end. A value that somebody else reads is never fused away.
 
 mod chain;
+mod layout;
 mod product;
 mod quant;
 
@@ -18,6 +19,8 @@ pub fn fuse(model: &Model) -> Result<Model, IrError> {
     quant::fuse_quantized_products(&mut m)?;
     m.compact();
     product::fuse_products(&mut m)?;
+    m.compact();
+    layout::channels_last(&mut m)?;
     m.compact();
     chain::fuse_chains(&mut m)?;
     m.compact();

@@ -101,7 +101,7 @@ fn depends_on(model: &Model, v: ValueId, node: NodeId) -> bool {
     model.graph.topological_order(&[v]).is_none_or(|order| order.contains(&node))
 }
 
-fn zeros(model: &mut Model, n: usize) -> ValueId {
+pub(super) fn zeros(model: &mut Model, n: usize) -> ValueId {
     let zeros = Tensor::zeros(penjing_tensor::DType::F32, &[n]).expect("as many zeros as a weight has rows");
     model.graph.add_const(zeros)
 }
