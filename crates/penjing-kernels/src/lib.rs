@@ -22,6 +22,7 @@ pub mod norm;
 mod peak;
 mod pool;
 pub mod pool2d;
+pub mod pool_last;
 pub mod reduce;
 mod scratch;
 pub mod softmax;

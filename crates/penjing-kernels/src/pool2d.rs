@@ -132,7 +132,7 @@ fn planes_of_a_task(len: usize) -> usize {
 }
 
 impl PoolShape {
-    fn check(&self, kernel: &'static str) -> Result<(), KernelError> {
+    pub(crate) fn check(&self, kernel: &'static str) -> Result<(), KernelError> {
         let fail = |why| Err(KernelError::Geometry { kernel, why });
         if self.kernel.contains(&0) || self.stride.contains(&0) || self.dilation.contains(&0) {
             return fail("kernel, stride and dilation must be at least 1");
@@ -176,7 +176,7 @@ impl PoolShape {
     }
 
     /// How many positions count along each axis for each output.
-    fn counts(&self, count: PadCount) -> [Vec<f32>; 2] {
+    pub(crate) fn counts(&self, count: PadCount) -> [Vec<f32>; 2] {
         [0, 1].map(|a| {
             let (lo, hi) = match count {
                 PadCount::Include => (0, self.input[a].saturating_add(self.pad[a]).saturating_add(self.pad_end[a])),
@@ -351,11 +351,11 @@ fn avg_grad_body<M: Math>(s: &PoolShape, dy: &[f32], rows: &[f32], cols: &[f32],
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::testing::{assert_close, every_ctx, values};
 
-    fn shapes() -> Vec<PoolShape> {
+    pub(crate) fn shapes() -> Vec<PoolShape> {
         let s = |planes,
                  input: [usize; 2],
                  k: [usize; 2],

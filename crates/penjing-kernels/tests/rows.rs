@@ -19,6 +19,7 @@ use penjing_kernels::{
     lstm::{LstmDirection, LstmGrads, LstmOutputs, LstmShape, LstmTape, LstmWeights, Weights, lstm, lstm_grad},
     movement::{ElemSize, concat, expand, gather, gather_grad, one_hot, pad, permute, slice},
     norm::{batch_norm_grad, batch_norm_train, group_norm, layer_norm, layer_norm_grad, rms_norm},
+    pool_last::{avg_pool_last, max_pool_last, max_pool_last_i8, max_pool_last_u8},
     pool2d::{PadCount, PoolShape, avg_pool, avg_pool_grad, max_pool, max_pool_grad, max_pool_i8, max_pool_u8},
     reduce::{ReduceOp, reduce},
     softmax::{log_softmax, log_softmax_grad, softmax, softmax_grad},
@@ -67,6 +68,7 @@ fn run(row: &KernelRow, cx: Ctx<'_>) -> Vec<Point> {
         "conv_last" => convolution_last(cx, row.spec),
         "conv" | "conv_input_grad" | "conv_weight_grad" => convolution(cx, op),
         "max_pool" | "max_pool_grad" | "avg_pool" | "avg_pool_grad" => pooling(cx, from, op),
+        "max_pool_last" | "avg_pool_last" => pooling_last(cx, from, op),
         "chain" => chain(cx),
         "reduce" => reduction(cx),
         "softmax" | "log_softmax" | "softmax_grad" | "log_softmax_grad" => soft(cx, op),
@@ -332,6 +334,44 @@ fn pooling(cx: Ctx<'_>, from: &str, op: &str) -> Vec<Point> {
         _ => {
             avg_pool_grad(cx, &s, PadCount::Exclude, &dy, &mut dx).unwrap();
             points(&dx, &want_dx, 1, 1.0)
+        }
+    }
+}
+
+/// The same windows over pixels of two channels.
+fn pooling_last(cx: Ctx<'_>, from: &str, op: &str) -> Vec<Point> {
+    let (input, output) = ([4, 6], [2, 3]);
+    let (kernel, dilation, pad) = ([2, 2], [1, 1], [0, 0]);
+    let s = PoolShape { planes: 1, input, kernel, stride: [2, 2], dilation, pad, pad_end: [0, 0], output };
+    let x = values("x", 48);
+    let window = |o: usize| [0, 1, 6, 7].map(|d| (o / 2 / 3 * 12 + o / 2 % 3 * 2 + d) * 2 + o % 2);
+    let mut y = vec![0f32; 12];
+    if op == "avg_pool_last" {
+        avg_pool_last(cx, &s, PadCount::Exclude, 2, &x, &mut y).unwrap();
+        let want: Vec<f64> = (0..12).map(|o| window(o).map(|i| f64::from(x[i])).iter().sum::<f64>() / 4.0).collect();
+        return points(&y, &want, 4, 1.0);
+    }
+    let signed: Vec<i8> = x.iter().map(|v| (v * 127.0) as i8).collect();
+    let largest = |at: &dyn Fn(usize) -> f64| -> Vec<f64> {
+        (0..12).map(|o| window(o).map(at).into_iter().fold(f64::NEG_INFINITY, f64::max)).collect()
+    };
+    match from {
+        "f32" => {
+            max_pool_last(cx, &s, 2, &x, &mut y).unwrap();
+            points(&y, &largest(&|i| x[i].into()), 1, 1.0)
+        }
+        "s8" => {
+            let mut out = vec![0i8; 12];
+            max_pool_last_i8(cx, &s, 2, &signed, &mut out).unwrap();
+            let got: Vec<f32> = out.iter().map(|&v| v.into()).collect();
+            points(&got, &largest(&|i| signed[i].into()), 1, 1.0)
+        }
+        _ => {
+            let unsigned: Vec<u8> = signed.iter().map(|&v| (v as u8) ^ 128).collect();
+            let mut out = vec![0u8; 12];
+            max_pool_last_u8(cx, &s, 2, &unsigned, &mut out).unwrap();
+            let got: Vec<f32> = out.iter().map(|&v| v.into()).collect();
+            points(&got, &largest(&|i| unsigned[i].into()), 1, 1.0)
         }
     }
 }

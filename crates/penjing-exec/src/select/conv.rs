@@ -3,14 +3,17 @@
 use super::{Kernel, Site};
 use penjing_ir::{Activation, ConvSpec, Layout, MachineOp, Op};
 use penjing_kernels::{
+    Activation as KernelActivation,
     conv::{ConvShape, ConvWeights, PackedConv, conv, conv_input_grad, conv_weight_grad},
+    conv_last::{ConvEpilogue, PackedConvLast, conv_last},
     gemm::Clamp,
 };
 
 pub(super) fn select(site: &Site, op: &Op) -> Option<Kernel> {
     match op {
         Op::Conv(spec) => forward(site, spec, Clamp::NONE),
-        Op::Machine(MachineOp::Conv { spec, act, layout: Layout::ChannelsFirst }) => forward(site, spec, clamp(act)?),
+Op::Machine(MachineOp::Conv { spec, act, layout: Layout::ChannelsFirst }) => forward(site, spec, clamp(act)?),
+        Op::Machine(MachineOp::Conv { spec, act, layout: Layout::ChannelsLast }) => last(site, spec, activation(act)),
         Op::ConvTranspose { spec, .. } => transpose(site, spec),
         Op::ConvWeightGrad { spec, .. } => weight_grad(site, spec),
         _ => None,
@@ -104,6 +107,27 @@ fn forward(site: &Site, spec: &ConvSpec, clamp: Clamp) -> Option<Kernel> {
         Ok(())
     });
     Some(kernel.reading(reads))
+}
+
+/// A convolution of channels that lie last with a constant weight; x, bias and residual are its views.
+fn last(site: &Site, spec: &ConvSpec, activation: KernelActivation) -> Option<Kernel> {
+    let [x, w, y] = [&site.operands[0], &site.operands[1], &site.results[0]];
+    let first = |shape: &[usize]| -> Vec<usize> {
+        Layout::ChannelsLast.to_first(shape.len()).into_iter().map(|axis| shape[axis]).collect()
+    };
+    let shape = shape(spec, &first(&x.shape), &w.shape, &first(&y.shape))?;
+    if !site.all_f32() {
+        return None;
+    }
+    let packed = PackedConvLast::new(site.isa, &shape, w.floats()?).ok()?;
+    let has_residual = site.operands.len() == 4;
+    let kernel = Kernel::call(site, packed.name(), move |call| {
+        let (x, bias) = (call.views.read::<f32>(0)?, Some(call.views.read::<f32>(1)?));
+        let residual = if has_residual { Some(call.views.read::<f32>(2)?) } else { None };
+        let epilogue = ConvEpilogue { bias, residual, activation };
+        Ok(conv_last(call.ctx, &shape, x, &packed, &epilogue, call.views.write::<f32>(0)?)?)
+    });
+    Some(kernel.reading((0..site.operands.len()).filter(|&i| i != 1).collect()))
 }
 
 /// Elements of one task of the residual addition.

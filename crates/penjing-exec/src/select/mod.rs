@@ -126,7 +126,7 @@ pub(crate) fn select(model: &Model, id: NodeId, target: &Target) -> Result<Kerne
         | Op::LayerNorm { .. }
         | Op::RmsNorm { .. }
         | Op::GroupNorm { .. } => norm::select(&site, &node.op),
-        Op::Pool { .. } | Op::PoolGrad { .. } => pool::select(&site, &node.op),
+        Op::Pool { .. } | Op::PoolGrad { .. } | Op::Machine(MachineOp::Pool { .. }) => pool::select(&site, &node.op),
         Op::Reduce { .. } | Op::Softmax { .. } | Op::LogSoftmax { .. } => reduce::select(&site, &node.op),
         Op::Permute { .. }
         | Op::Expand { .. }

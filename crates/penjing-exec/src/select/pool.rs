@@ -1,15 +1,17 @@
 //! Pooling over one and two spatial axes.
 
 use super::{Kernel, Site};
-use penjing_ir::{Op, PoolKind, PoolSpec};
-use penjing_kernels::pool2d::{
-    PadCount, PoolShape, avg_pool, avg_pool_grad, max_pool, max_pool_grad, max_pool_i8, max_pool_u8,
+use penjing_ir::{Layout, MachineOp, Op, PoolKind, PoolSpec};
+use penjing_kernels::{
+    pool_last::{avg_pool_last, max_pool_last, max_pool_last_i8, max_pool_last_u8},
+    pool2d::{PadCount, PoolShape, avg_pool, avg_pool_grad, max_pool, max_pool_grad, max_pool_i8, max_pool_u8},
 };
 use penjing_tensor::DType;
 
 pub(super) fn select(site: &Site, op: &Op) -> Option<Kernel> {
     match op {
         Op::Pool { kind, spec } => forward(site, *kind, shape(spec, &site.operands[0].shape, &site.results[0].shape)?),
+        Op::Machine(MachineOp::Pool { kind, spec }) => last(site, *kind, spec),
         Op::PoolGrad { kind, spec } => {
             backward(site, *kind, shape(spec, &site.operands[0].shape, &site.operands[1].shape)?)
         }
@@ -32,6 +34,34 @@ fn forward(site: &Site, kind: PoolKind, shape: PoolShape) -> Option<Kernel> {
             let count = pad_count(count_include_pad);
             Kernel::call(site, "f32-f32-avg_pool", move |call| {
                 Ok(avg_pool(call.ctx, &shape, count, call.views.read(0)?, call.views.write(0)?)?)
+            })
+        }
+        _ => return None,
+    })
+}
+
+/// Pooling of channels that lie last.
+fn last(site: &Site, kind: PoolKind, spec: &PoolSpec) -> Option<Kernel> {
+    let [x, y] = [&site.operands[0], &site.results[0]];
+    let first = |shape: &[usize]| -> Vec<usize> {
+        Layout::ChannelsLast.to_first(shape.len()).into_iter().map(|axis| shape[axis]).collect()
+    };
+    let channels = *x.shape.last()?;
+    let s = PoolShape { planes: x.shape[0], ..shape(spec, &first(&x.shape), &first(&y.shape))? };
+    Some(match (kind, x.dtype) {
+        (PoolKind::Max, DType::F32) => Kernel::call(site, "f32-f32-max_pool_last", move |call| {
+            Ok(max_pool_last(call.ctx, &s, channels, call.views.read(0)?, call.views.write(0)?)?)
+        }),
+        (PoolKind::Max, DType::I8) => Kernel::call(site, "s8-s8-max_pool_last", move |call| {
+            Ok(max_pool_last_i8(call.ctx, &s, channels, call.views.read(0)?, call.views.write(0)?)?)
+        }),
+        (PoolKind::Max, DType::U8) => Kernel::call(site, "u8-u8-max_pool_last", move |call| {
+            Ok(max_pool_last_u8(call.ctx, &s, channels, call.views.read(0)?, call.views.write(0)?)?)
+        }),
+        (PoolKind::Average { count_include_pad }, DType::F32) => {
+            let count = pad_count(count_include_pad);
+            Kernel::call(site, "f32-f32-avg_pool_last", move |call| {
+                Ok(avg_pool_last(call.ctx, &s, count, channels, call.views.read(0)?, call.views.write(0)?)?)
             })
         }
         _ => return None,

@@ -1,0 +1,219 @@
+//! Max and average pooling of channels that lie last: x `[N, H, W, C]` to y `[N, OH, OW, C]`, the geometry as in
+//! [`pool2d`](crate::pool2d) with `planes` the batch. Every tap of a window is a whole pixel, so all loops run over channels.
+
+use crate::{
+    Ctx, KernelError,
+    elementwise::ops::max,
+    error::{check_len, product},
+    isa::{Math, per_isa},
+    pool2d::{PadCount, PoolShape},
+};
+
+/// Input elements that one task reads at least, so that a thread is worth waking.
+const TASK: usize = 1 << 15;
+
+/// The largest element of each window; NaN when the window holds one, −∞ when it lies in the padding.
+pub fn max_pool_last(cx: Ctx<'_>, s: &PoolShape, channels: usize, x: &[f32], y: &mut [f32]) -> Result<(), KernelError> {
+    each_row(cx, "max_pool_last", s, channels, x, y, &|x, row, y| max_row_f32(cx.isa, s, channels, x, row, y))
+}
+
+/// [`max_pool_last`] of i8; a window in the padding gives −128.
+pub fn max_pool_last_i8(
+    cx: Ctx<'_>,
+    s: &PoolShape,
+    channels: usize,
+    x: &[i8],
+    y: &mut [i8],
+) -> Result<(), KernelError> {
+    each_row(cx, "max_pool_last_i8", s, channels, x, y, &|x, row, y| max_row_i8(cx.isa, s, channels, x, row, y))
+}
+
+/// [`max_pool_last`] of u8; a window in the padding gives 0.
+pub fn max_pool_last_u8(
+    cx: Ctx<'_>,
+    s: &PoolShape,
+    channels: usize,
+    x: &[u8],
+    y: &mut [u8],
+) -> Result<(), KernelError> {
+    each_row(cx, "max_pool_last_u8", s, channels, x, y, &|x, row, y| max_row_u8(cx.isa, s, channels, x, row, y))
+}
+
+/// The mean of each window; 0 where nothing counts.
+pub fn avg_pool_last(
+    cx: Ctx<'_>,
+    s: &PoolShape,
+    count: PadCount,
+    channels: usize,
+    x: &[f32],
+    y: &mut [f32],
+) -> Result<(), KernelError> {
+    s.check("avg_pool_last")?;
+    let [rows, cols] = s.counts(count);
+    each_row(cx, "avg_pool_last", s, channels, x, y, &|x, row, y| {
+        avg_row(cx.isa, s, channels, x, row, y);
+        for (y, &n) in y.chunks_exact_mut(channels).zip(&cols) {
+            let n = rows[row] * n;
+            y.iter_mut().for_each(|v| *v /= if n > 0.0 { n } else { 1.0 });
+        }
+    })
+}
+
+/// Checks the geometry and runs `f(image of x, output row, row of y)` for every row of every image.
+fn each_row<T: Copy + Send + Sync>(
+    cx: Ctx<'_>,
+    name: &'static str,
+    s: &PoolShape,
+    channels: usize,
+    x: &[T],
+    y: &mut [T],
+    f: &(dyn Fn(&[T], usize, &mut [T]) + Sync),
+) -> Result<(), KernelError> {
+    s.check(name)?;
+    let image = product(&[s.input[0], s.input[1], channels]).unwrap_or(usize::MAX);
+    let row = product(&[s.output[1], channels]).unwrap_or(usize::MAX);
+    check_len(name, "input", s.planes.checked_mul(image), x.len())?;
+    check_len(name, "output", product(&[s.planes, s.output[0], row]), y.len())?;
+    if y.is_empty() {
+        return Ok(());
+    }
+    let taps = s.kernel[0].saturating_mul(s.kernel[1]);
+    let rows = TASK.div_ceil(row.saturating_mul(taps)).max(1);
+    cx.pool.run_chunks(y, rows * row, &|t, y| {
+        for (i, y) in y.chunks_exact_mut(row).enumerate() {
+            let r = t * rows + i;
+            f(&x[r / s.output[0] * image..][..image], r % s.output[0], y);
+        }
+    });
+    Ok(())
+}
+
+/// Calls `f(y pixel, x pixel)` for every tap inside the image of every output of a row, taps of one output in scan order.
+#[inline(always)]
+fn each_pixel<T>(s: &PoolShape, channels: usize, x: &[T], row: usize, y: &mut [T], mut f: impl FnMut(&mut [T], &[T])) {
+    for (j, y) in y.chunks_exact_mut(channels).enumerate() {
+        for a in 0..s.kernel[0] {
+            let at = (row * s.stride[0] + a * s.dilation[0]).wrapping_sub(s.pad[0]);
+            if at >= s.input[0] {
+                continue;
+            }
+            for b in 0..s.kernel[1] {
+                let column = (j * s.stride[1] + b * s.dilation[1]).wrapping_sub(s.pad[1]);
+                if column < s.input[1] {
+                    f(y, &x[(at * s.input[1] + column) * channels..][..channels]);
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn max_row<T: Copy>(s: &PoolShape, c: usize, x: &[T], row: usize, y: &mut [T], least: T, larger: impl Fn(T, T) -> T) {
+    y.fill(least);
+    each_pixel(s, c, x, row, y, |y, x| y.iter_mut().zip(x).for_each(|(y, &x)| *y = larger(*y, x)));
+}
+
+per_isa! {
+    fn max_row_f32(s: &PoolShape, c: usize, x: &[f32], row: usize, y: &mut [f32]) = max_f32_body
+}
+
+#[inline(always)]
+fn max_f32_body<M: Math>(s: &PoolShape, c: usize, x: &[f32], row: usize, y: &mut [f32]) {
+    max_row(s, c, x, row, y, f32::NEG_INFINITY, max);
+}
+
+per_isa! {
+    fn max_row_i8(s: &PoolShape, c: usize, x: &[i8], row: usize, y: &mut [i8]) = max_i8_body
+}
+
+#[inline(always)]
+fn max_i8_body<M: Math>(s: &PoolShape, c: usize, x: &[i8], row: usize, y: &mut [i8]) {
+    max_row(s, c, x, row, y, i8::MIN, i8::max);
+}
+
+per_isa! {
+    fn max_row_u8(s: &PoolShape, c: usize, x: &[u8], row: usize, y: &mut [u8]) = max_u8_body
+}
+
+#[inline(always)]
+fn max_u8_body<M: Math>(s: &PoolShape, c: usize, x: &[u8], row: usize, y: &mut [u8]) {
+    max_row(s, c, x, row, y, 0, u8::max);
+}
+
+per_isa! {
+    fn avg_row(s: &PoolShape, c: usize, x: &[f32], row: usize, y: &mut [f32]) = avg_body
+}
+
+#[inline(always)]
+fn avg_body<M: Math>(s: &PoolShape, c: usize, x: &[f32], row: usize, y: &mut [f32]) {
+    y.fill(0.0);
+    each_pixel(s, c, x, row, y, |y, x| y.iter_mut().zip(x).for_each(|(y, &x)| *y += x));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        pool2d::{avg_pool, max_pool, max_pool_i8, max_pool_u8, tests::shapes},
+        testing::{every_ctx, values},
+    };
+
+    /// [N, C, P] as [N, P, C].
+    fn last<T: Copy>(x: &[T], channels: usize, positions: usize) -> Vec<T> {
+        let image = channels * positions;
+        (0..x.len()).map(|i| x[i / image * image + i % channels * positions + i % image / channels]).collect()
+    }
+
+    /// The same bits as the pooling of channels that lie first, which adds in the same order.
+    #[test]
+    fn every_kind_is_that_of_channels_first() {
+        for s in shapes() {
+            for channels in [1, 3, 8, 19] {
+                let first = PoolShape { planes: s.planes * channels, ..s };
+                let (p, q) = (s.input[0] * s.input[1], s.output[0] * s.output[1]);
+                let mut x = values("x", first.planes * p);
+                x.iter_mut().step_by(7).for_each(|v| *v = if *v > 0.5 { f32::NAN } else { f32::INFINITY });
+                let ny = first.planes * q;
+                let bits = |y: &[f32]| y.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+                let average = |cx: Ctx<'_>, count| {
+                    let clean: Vec<f32> = x.iter().map(|v| if v.is_finite() { *v } else { 0.25 }).collect();
+                    let (mut want, mut got) = (vec![9.0; ny], vec![9.0; ny]);
+                    avg_pool(cx, &first, count, &clean, &mut want).unwrap();
+                    avg_pool_last(cx, &s, count, channels, &last(&clean, channels, p), &mut got).unwrap();
+                    assert_eq!(bits(&got), bits(&last(&want, channels, q)), "{s:?}, {channels}");
+                };
+                every_ctx(|cx| {
+                    let (mut want, mut got) = (vec![9.0; ny], vec![9.0; ny]);
+                    max_pool(cx, &first, &x, &mut want).unwrap();
+                    max_pool_last(cx, &s, channels, &last(&x, channels, p), &mut got).unwrap();
+                    assert_eq!(bits(&got), bits(&last(&want, channels, q)), "{s:?}, {channels}");
+                    average(cx, PadCount::Include);
+                    average(cx, PadCount::Exclude);
+                    let bytes: Vec<i8> = x.iter().map(|v| (v * 127.0) as i8).collect();
+                    let (mut want, mut got) = (vec![9i8; ny], vec![9i8; ny]);
+                    max_pool_i8(cx, &first, &bytes, &mut want).unwrap();
+                    max_pool_last_i8(cx, &s, channels, &last(&bytes, channels, p), &mut got).unwrap();
+                    assert_eq!(got, last(&want, channels, q), "{s:?}, {channels}");
+                    let bytes: Vec<u8> = bytes.iter().map(|&v| v as u8 ^ 128).collect();
+                    let (mut want, mut got) = (vec![9u8; ny], vec![9u8; ny]);
+                    max_pool_u8(cx, &first, &bytes, &mut want).unwrap();
+                    max_pool_last_u8(cx, &s, channels, &last(&bytes, channels, p), &mut got).unwrap();
+                    assert_eq!(got, last(&want, channels, q), "{s:?}, {channels}");
+                    Vec::new()
+                });
+            }
+        }
+    }
+
+    #[test]
+    fn wrong_lengths_are_errors() {
+        let pool = crate::Pool::new(1);
+        let cx = Ctx { isa: crate::Isa::detect(), pool: &pool };
+        let s = PoolShape { planes: 1, ..shapes()[0] };
+        let (x, mut y) = (vec![0.0; 24 * 24 * 2], vec![0.0; 12 * 12 * 2]);
+        assert!(max_pool_last(cx, &s, 2, &x, &mut y).is_ok());
+        assert!(max_pool_last(cx, &s, 3, &x, &mut y).is_err());
+        assert!(max_pool_last(cx, &s, usize::MAX, &x, &mut y).is_err());
+        assert!(avg_pool_last(cx, &PoolShape { stride: [0, 1], ..s }, PadCount::Include, 2, &x, &mut y).is_err());
+    }
+}
