@@ -59,6 +59,9 @@ pub fn avg_pool_last(
     })
 }
 
+/// Makes one row of outputs: (image of x, which row, the row of y).
+type Row<'a, T> = dyn Fn(&[T], usize, &mut [T]) + Sync + 'a;
+
 /// Checks the geometry and runs `f(image of x, output row, row of y)` for every row of every image.
 fn each_row<T: Copy + Send + Sync>(
     cx: Ctx<'_>,
@@ -67,7 +70,7 @@ fn each_row<T: Copy + Send + Sync>(
     channels: usize,
     x: &[T],
     y: &mut [T],
-    f: &(dyn Fn(&[T], usize, &mut [T]) + Sync),
+    f: &Row<'_, T>,
 ) -> Result<(), KernelError> {
     s.check(name)?;
     let image = product(&[s.input[0], s.input[1], channels]).unwrap_or(usize::MAX);

@@ -1,6 +1,6 @@
 //! Convolutions of one and two spatial axes; others are the reference interpreter's.
 
-use super::{Kernel, Site};
+use super::{Kernel, Site, site::channels_first};
 use penjing_ir::{Activation, ConvSpec, Layout, MachineOp, Op};
 use penjing_kernels::{
     Activation as KernelActivation,
@@ -112,10 +112,7 @@ fn forward(site: &Site, spec: &ConvSpec, clamp: Clamp) -> Option<Kernel> {
 /// A convolution of channels that lie last with a constant weight; x, bias and residual are its views.
 fn last(site: &Site, spec: &ConvSpec, activation: KernelActivation) -> Option<Kernel> {
     let [x, w, y] = [&site.operands[0], &site.operands[1], &site.results[0]];
-    let first = |shape: &[usize]| -> Vec<usize> {
-        Layout::ChannelsLast.to_first(shape.len()).into_iter().map(|axis| shape[axis]).collect()
-    };
-    let shape = shape(spec, &first(&x.shape), &w.shape, &first(&y.shape))?;
+    let shape = shape(spec, &channels_first(&x.shape), &w.shape, &channels_first(&y.shape))?;
     if !site.all_f32() {
         return None;
     }

@@ -1,7 +1,7 @@
 //! Pooling over one and two spatial axes.
 
-use super::{Kernel, Site};
-use penjing_ir::{Layout, MachineOp, Op, PoolKind, PoolSpec};
+use super::{Kernel, Site, site::channels_first};
+use penjing_ir::{MachineOp, Op, PoolKind, PoolSpec};
 use penjing_kernels::{
     pool_last::{avg_pool_last, max_pool_last, max_pool_last_i8, max_pool_last_u8},
     pool2d::{PadCount, PoolShape, avg_pool, avg_pool_grad, max_pool, max_pool_grad, max_pool_i8, max_pool_u8},
@@ -43,11 +43,8 @@ fn forward(site: &Site, kind: PoolKind, shape: PoolShape) -> Option<Kernel> {
 /// Pooling of channels that lie last.
 fn last(site: &Site, kind: PoolKind, spec: &PoolSpec) -> Option<Kernel> {
     let [x, y] = [&site.operands[0], &site.results[0]];
-    let first = |shape: &[usize]| -> Vec<usize> {
-        Layout::ChannelsLast.to_first(shape.len()).into_iter().map(|axis| shape[axis]).collect()
-    };
     let channels = *x.shape.last()?;
-    let s = PoolShape { planes: x.shape[0], ..shape(spec, &first(&x.shape), &first(&y.shape))? };
+    let s = PoolShape { planes: x.shape[0], ..shape(spec, &channels_first(&x.shape), &channels_first(&y.shape))? };
     Some(match (kind, x.dtype) {
         (PoolKind::Max, DType::F32) => Kernel::call(site, "f32-f32-max_pool_last", move |call| {
             Ok(max_pool_last(call.ctx, &s, channels, call.views.read(0)?, call.views.write(0)?)?)

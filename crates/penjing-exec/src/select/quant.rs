@@ -3,15 +3,15 @@
 use super::{
     Call, Kernel, RunError, Site,
     conv::{clamp, shape},
-    site::around,
+    site::{around, channels_first},
 };
 use penjing_ir::{Activation, ConvSpec, Layout, MachineOp, Op, QuantScheme};
 use penjing_kernels::{
     KernelError,
     gemm::Clamp,
     int8::{
-        ByteType, Bytes, BytesMut, Grid, Limits, PackedConvI8, PackedQGemm, QEpilogue, QOut, QTensor, Scales,
-        WeightLayout, dequantize, fake_quant, qconv, qgemm, quantize,
+        ByteType, Bytes, BytesMut, Grid, Limits, PackedConvI8, PackedQConvLast, PackedQGemm, QEpilogue, QOut, QTensor,
+        Scales, WeightLayout, dequantize, fake_quant, qconv, qconv_last, qgemm, quantize,
     },
 };
 use penjing_tensor::DType;
@@ -32,6 +32,9 @@ pub(super) fn select(site: &Site, op: &Op) -> Option<Kernel> {
         Op::Machine(MachineOp::QConv { spec, act, out, layout: Layout::ChannelsFirst }) => {
             conv(site, spec, act, out.as_ref())
         }
+        Op::Machine(MachineOp::QConv { spec, act, out, layout: Layout::ChannelsLast }) => {
+            conv_last(site, spec, act, out.as_ref())
+        }
         Op::Machine(MachineOp::QMatMul { trans_b, act, out }) => matmul(site, *trans_b, act, out.as_ref()),
         Op::Quantize(scheme) | Op::Dequantize(scheme) | Op::FakeQuant(scheme) => convert(site, op, scheme),
         _ => None,
@@ -49,13 +52,25 @@ fn conv(site: &Site, spec: &ConvSpec, act: &Activation, out: Option<&QuantScheme
     Some(kernel.reading(without_weight(site)))
 }
 
+/// As [`conv`] with the channels of x and result last.
+fn conv_last(site: &Site, spec: &ConvSpec, act: &Activation, out: Option<&QuantScheme>) -> Option<Kernel> {
+    let (x, w) = (&site.operands[X], &site.operands[WEIGHT]);
+    let shape = shape(spec, &channels_first(&x.shape), &w.shape, &channels_first(&site.results[0].shape))?;
+    let packed = PackedQConvLast::new(&shape, w.content.as_ref()?.as_slice().ok()?, byte_type(x.dtype)).ok()?;
+    let product = Product::new(site, act, out)?;
+    let kernel = Kernel::call(site, &product.name("conv_last"), move |call| {
+        product.run(call, |call, x, epilogue, y| qconv_last(call.ctx, &shape, x, &packed, epilogue, y))
+    });
+    Some(kernel.reading(without_weight(site)))
+}
+
 fn matmul(site: &Site, trans_b: bool, act: &Activation, out: Option<&QuantScheme>) -> Option<Kernel> {
     let (x, w) = (&site.operands[X].shape, &site.operands[WEIGHT]);
     let (k, m) = (*x.last()?, x[..x.len() - 1].iter().product());
     let n = *site.results[0].shape.last()?;
     let layout = if trans_b { WeightLayout::Transposed } else { WeightLayout::Rows };
-    let x_type = if site.operands[X].dtype == DType::I8 { ByteType::I8 } else { ByteType::U8 };
-    let packed = PackedQGemm::new(k, n, w.content.as_ref()?.as_slice().ok()?, layout, x_type).ok()?;
+    let packed =
+        PackedQGemm::new(k, n, w.content.as_ref()?.as_slice().ok()?, layout, byte_type(site.operands[X].dtype)).ok()?;
     let product = Product::new(site, act, out)?;
     let kernel = Kernel::call(site, &product.name("gemm"), move |call| {
         product.run(call, |call, x, epilogue, y| qgemm(call.ctx, m, x, &packed, epilogue, y))
@@ -150,6 +165,10 @@ fn convert(site: &Site, op: &Op, scheme: &QuantScheme) -> Option<Kernel> {
 fn limits(scheme: &QuantScheme) -> Option<Limits> {
     let (lo, hi) = scheme.range();
     matches!(scheme.dtype, DType::I8 | DType::U8).then_some(Limits { lo: lo as i32, hi: hi as i32 })
+}
+
+fn byte_type(dtype: DType) -> ByteType {
+    if dtype == DType::I8 { ByteType::I8 } else { ByteType::U8 }
 }
 
 fn short(dtype: DType) -> &'static str {

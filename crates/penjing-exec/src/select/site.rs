@@ -1,7 +1,7 @@
 //! What selection knows about a node: dtypes, shapes and constant operands.
 
 use crate::Target;
-use penjing_ir::{Model, NodeId, ValueId};
+use penjing_ir::{Layout, Model, NodeId, ValueId};
 use penjing_kernels::Isa;
 use penjing_tensor::{DType, Tensor};
 use std::sync::Arc;
@@ -47,6 +47,11 @@ impl Site {
     pub(super) fn all_f32(&self) -> bool {
         self.operands.iter().chain(&self.results).all(|o| o.dtype == DType::F32)
     }
+}
+
+/// The shape [N, spatial.., C] as [N, C, spatial..].
+pub(super) fn channels_first(shape: &[usize]) -> Vec<usize> {
+    Layout::ChannelsLast.to_first(shape.len()).into_iter().map(|axis| shape[axis]).collect()
 }
 
 /// Extents before, at and after `axis`.
