@@ -186,6 +186,9 @@ fn a_mobile_network_keeps_one_reorder() {
     x = net.linear(x, 7, false);
     let fused = net.fused(&[x]);
     assert_eq!((last_convs(&fused), permutes(&fused)), (12, 1));
+    // Every activation is in an epilogue; what is left are the gate's product and nothing else elementwise.
+    let chains = fused.graph.nodes().iter().filter(|n| matches!(n.op, Op::Machine(MachineOp::Chain(_)))).count();
+    assert_eq!(chains, 1);
 }
 
 #[test]

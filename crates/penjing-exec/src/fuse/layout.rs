@@ -173,7 +173,7 @@ impl Walk<'_> {
 }
 
 /// A convolution that can have its channels last as that op, with the operands that then have them last as well.
-fn movable(model: &Model, node: &Node) -> Option<(MachineOp, &'static [usize])> {
+pub(super) fn movable(model: &Model, node: &Node) -> Option<(MachineOp, &'static [usize])> {
     let layout = Layout::ChannelsLast;
     let (op, images, weight): (_, &[usize], _) = match &node.op {
         Op::Conv(spec) => (MachineOp::Conv { spec: spec.clone(), act: Activation::None, layout }, &[0], 1),

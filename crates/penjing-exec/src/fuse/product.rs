@@ -1,6 +1,6 @@
 //! Convolution and matrix product with bias, residual and activation.
 
-use super::{Readers, only_activation};
+use super::{Readers, layout::movable, only_activation};
 use penjing_ir::{Activation, Binary, IrError, Layout, MachineOp, Model, NodeId, Op, ValueId};
 use penjing_tensor::Tensor;
 
@@ -19,13 +19,15 @@ pub(super) fn fuse_products(model: &mut Model) -> Result<(), IrError> {
 
 fn fuse_conv(model: &mut Model, readers: &Readers, id: NodeId) -> Result<(), IrError> {
     let node = model.graph.node(id).clone();
-    let Op::Conv(spec) = node.op else { return Ok(()) };
+    let Op::Conv(spec) = &node.op else { return Ok(()) };
     if model.graph.fact(node.outputs[0]).dtype != penjing_tensor::DType::F32 {
         return Ok(());
     }
     let product = node.outputs[0];
     let (residual, last) = take_residual(model, readers, id, product);
-    let fits = |a: &Activation| matches!(a, Activation::Relu | Activation::Clamp { .. });
+    // The kernels of channels that lie last have every epilogue, the others limits only.
+    let any = movable(model, &node).is_some();
+    let fits = |a: &Activation| any || matches!(a, Activation::Relu | Activation::Clamp { .. });
     let act = only_activation(model, readers, last).filter(|(a, _)| fits(a));
     let (act, last) = act.unwrap_or((Activation::None, last));
     if last == product && node.inputs.len() == 3 {
@@ -38,7 +40,7 @@ fn fuse_conv(model: &mut Model, readers: &Readers, id: NodeId) -> Result<(), IrE
     let inputs: Vec<ValueId> = [node.inputs[0], node.inputs[1], bias].into_iter().chain(residual).collect();
     let fused = model.graph.apply(
         &node.name,
-        Op::Machine(MachineOp::Conv { spec, act, layout: Layout::ChannelsFirst }),
+        Op::Machine(MachineOp::Conv { spec: spec.clone(), act, layout: Layout::ChannelsFirst }),
         &inputs,
     )?;
     model.replace_uses(last, fused);

@@ -12,7 +12,7 @@ use penjing_kernels::{
 pub(super) fn select(site: &Site, op: &Op) -> Option<Kernel> {
     match op {
         Op::Conv(spec) => forward(site, spec, Clamp::NONE),
-Op::Machine(MachineOp::Conv { spec, act, layout: Layout::ChannelsFirst }) => forward(site, spec, clamp(act)?),
+        Op::Machine(MachineOp::Conv { spec, act, layout: Layout::ChannelsFirst }) => forward(site, spec, clamp(act)?),
         Op::Machine(MachineOp::Conv { spec, act, layout: Layout::ChannelsLast }) => last(site, spec, activation(act)),
         Op::ConvTranspose { spec, .. } => transpose(site, spec),
         Op::ConvWeightGrad { spec, .. } => weight_grad(site, spec),
