@@ -6,6 +6,7 @@ LSTM — of its two forms the faster one. OpenVINO: NNCF's post-training quantiz
 
 import argparse
 import logging
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -74,13 +75,12 @@ def by_penjing(binary: Path) -> Quantizer:
     """`penjing quantize` on the same batches."""
 
     def run(model: str, source: Path, target: Path) -> None:
-        batches = []
-        for index, arrays in enumerate(calibration(model)):
-            batches.append(target.with_suffix(f".calibration{index}.npz"))
-            np.savez(batches[-1], **arrays)
-        quantize(binary, source, batches, target)
-        for path in batches:
-            path.unlink()
+        with tempfile.TemporaryDirectory() as scratch:
+            batches = []
+            for index, arrays in enumerate(calibration(model)):
+                batches.append(Path(scratch) / f"{index}.npz")
+                np.savez(batches[-1], **arrays)
+            quantize(binary, source, batches, target)
 
     return run
 
