@@ -97,7 +97,7 @@ fn arithmetic(op: &Op, x: &[Vec<u64>], y: &[Vec<u64>]) -> (u64, u64) {
         // Two passes for mean and variance, then scale and shift.
         Op::BatchNormTrain { .. } | Op::LayerNorm { .. } | Op::GroupNorm { .. } => per(first, 7),
         Op::RmsNorm { .. } => per(first, 4),
-        Op::BatchNormGrad { .. } => per(first, 11),
+        Op::BatchNormGrad { .. } | Op::LayerNormGrad { .. } => per(first, 11),
         Op::Attention { causal, .. } => attention(&x[0], &x[1], &x[2], *causal, x.len() > 3),
         Op::Lstm { .. } => {
             let (macs, cells) = lstm(&x[0], &x[1], &x[2]);

@@ -78,6 +78,7 @@ fn evaluate(op: &Op, x: &[&Tensor], shape: &[usize]) -> Result<Vec<Tensor>, RefE
         Op::BatchNormTrain { eps } => norm::batch_norm_train([x[0], x[1], x[2]], eps.0)?,
         Op::BatchNormGrad { eps } => norm::batch_norm_grad([x[0], x[1], x[2], x[3], x[4]], eps.0)?,
         Op::LayerNorm { axis, eps } => vec![norm::layer_norm([x[0], x[1], x[2]], *axis, eps.0)?],
+        Op::LayerNormGrad { axis, eps } => norm::layer_norm_grad([x[0], x[1], x[2]], *axis, eps.0)?,
         Op::RmsNorm { axis, eps } => vec![norm::rms_norm([x[0], x[1]], *axis, eps.0)?],
         Op::GroupNorm { groups, eps } => vec![norm::group_norm([x[0], x[1], x[2]], *groups, eps.0)?],
         Op::Attention { scale, causal } => {

@@ -95,6 +95,29 @@ pub(crate) fn layer_norm([x, scale, bias]: [&Tensor; 3], axis: usize, eps: f64) 
     store_floats(x.dtype(), x.shape(), data)
 }
 
+/// With x̂ the normalised x and g = dy·scale: dx = (g − mean(g) − x̂·mean(g·x̂))/√(var+ε) (Ba et al. 2016).
+pub(crate) fn layer_norm_grad([x, scale, dy]: [&Tensor; 3], axis: usize, eps: f64) -> Result<Vec<Tensor>, RefError> {
+    let (mut data, dy, s) = (x.to_f64s(), dy.to_f64s(), scale.to_f64s());
+    let n = product(&x.shape()[axis..]).max(1);
+    let (mut dscale, mut dbias) = (vec![0.0; s.len()], vec![0.0; s.len()]);
+    for (row, dy) in data.chunks_mut(n).zip(dy.chunks(n)) {
+        let (mean, deviation) = moments(row, eps);
+        row.iter_mut().for_each(|v| *v = (*v - mean) / deviation);
+        let mean_of = |f: &dyn Fn(usize) -> f64| (0..n).map(f).sum::<f64>() / n as f64;
+        let (mean_g, mean_gh) = (mean_of(&|i| dy[i] * s[i]), mean_of(&|i| dy[i] * s[i] * row[i]));
+        for i in 0..n {
+            dscale[i] += dy[i] * row[i];
+            dbias[i] += dy[i];
+            row[i] = (dy[i] * s[i] - mean_g - row[i] * mean_gh) / deviation;
+        }
+    }
+    Ok(vec![
+        store_floats(x.dtype(), x.shape(), data)?,
+        store_floats(x.dtype(), scale.shape(), dscale)?,
+        store_floats(x.dtype(), scale.shape(), dbias)?,
+    ])
+}
+
 pub(crate) fn rms_norm([x, scale]: [&Tensor; 2], axis: usize, eps: f64) -> Result<Tensor, RefError> {
     let (mut data, scale) = (x.to_f64s(), scale.to_f64s());
     for row in data.chunks_mut(product(&x.shape()[axis..]).max(1)) {

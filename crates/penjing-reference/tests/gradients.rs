@@ -54,6 +54,22 @@ fn batch_norm() {
 }
 
 #[test]
+fn layer_norm() {
+    let eps = Real(1e-2);
+    for axis in [0, 1, 2] {
+        let x = random(&[3, 2, 4], "x");
+        let parameter = |name| random(&x.shape()[axis..], name);
+        let operands = [x.clone(), parameter("scale"), parameter("bias")];
+        let dy = random(&[3, 2, 4], "dy");
+        let forward = |x: &[Tensor]| eval_op(&Op::LayerNorm { axis, eps }, &x.iter().collect::<Vec<_>>()).unwrap();
+        let grads = eval_op(&Op::LayerNormGrad { axis, eps }, &[&operands[0], &operands[1], &dy]).unwrap();
+        for (which, grad) in grads.iter().enumerate() {
+            close(grad, &numeric(&operands, which, |x| dot(&forward(x)[0], &dy)), &format!("{axis}, operand {which}"));
+        }
+    }
+}
+
+#[test]
 fn lstm() {
     for direction in [Direction::Forward, Direction::Reverse, Direction::Bidirectional] {
         let n = direction.count();

@@ -124,6 +124,7 @@ pub(crate) fn select(model: &Model, id: NodeId, target: &Target) -> Result<Kerne
         Op::BatchNormTrain { .. }
         | Op::BatchNormGrad { .. }
         | Op::LayerNorm { .. }
+        | Op::LayerNormGrad { .. }
         | Op::RmsNorm { .. }
         | Op::GroupNorm { .. } => norm::select(&site, &node.op),
         Op::Pool { .. } | Op::PoolGrad { .. } | Op::Machine(MachineOp::Pool { .. }) => pool::select(&site, &node.op),

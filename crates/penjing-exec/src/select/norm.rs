@@ -2,7 +2,7 @@
 
 use super::{Kernel, Site};
 use penjing_ir::Op;
-use penjing_kernels::norm::{batch_norm_grad, batch_norm_train, group_norm, layer_norm, rms_norm};
+use penjing_kernels::norm::{batch_norm_grad, batch_norm_train, group_norm, layer_norm, layer_norm_grad, rms_norm};
 
 pub(super) fn select(site: &Site, op: &Op) -> Option<Kernel> {
     if !site.all_f32() {
@@ -35,6 +35,15 @@ pub(super) fn select(site: &Site, op: &Op) -> Option<Kernel> {
                 let v = &mut call.views;
                 let (x, scale, bias) = (v.read(0)?, Some(v.read(1)?), Some(v.read(2)?));
                 Ok(layer_norm(call.ctx, x, rows, n, scale, bias, eps, v.write(0)?)?)
+            })
+        }
+        Op::LayerNormGrad { axis, eps } => {
+            let (rows, n, eps) = (shape[..*axis].iter().product(), shape[*axis..].iter().product(), eps.0 as f32);
+            Kernel::call(site, "f32-f32-layer_norm_grad", move |call| {
+                let v = &mut call.views;
+                let (x, scale, dy) = (v.read(0)?, Some(v.read(1)?), v.read(2)?);
+                let (dx, dscale, dbias) = (v.write(0)?, v.write(1)?, v.write(2)?);
+                Ok(layer_norm_grad(call.ctx, x, dy, rows, n, scale, eps, dx, dscale, dbias)?)
             })
         }
         Op::RmsNorm { axis, eps } => {

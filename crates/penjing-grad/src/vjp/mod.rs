@@ -65,7 +65,7 @@ pub(crate) fn rule(b: &mut Vjp<'_, '_>) -> Grads {
         Op::LogSoftmax { axis } => norm::log_softmax(b, *axis),
         Op::BatchNorm { eps, .. } => norm::batch_norm(b, eps.0),
         Op::BatchNormTrain { eps } => norm::batch_norm_train(b, *eps),
-        Op::LayerNorm { axis, eps } => norm::layer_norm(b, *axis, eps.0),
+        Op::LayerNorm { axis, eps } => norm::layer_norm(b, *axis, *eps),
         Op::RmsNorm { axis, eps } => norm::rms_norm(b, *axis, eps.0),
         Op::GroupNorm { groups, eps } => norm::group_norm(b, *groups, eps.0),
         Op::Attention { .. } => attention::attention(b),
@@ -73,7 +73,7 @@ pub(crate) fn rule(b: &mut Vjp<'_, '_>) -> Grads {
         Op::Dequantize(scheme) => quant::dequantize(b, scheme),
         Op::FakeQuant(scheme) => quant::fake_quant(b, scheme),
         Op::AllReduce => all_reduce(b),
-        Op::BatchNormGrad { .. } | Op::LstmGrad { .. } => {
+        Op::BatchNormGrad { .. } | Op::LayerNormGrad { .. } | Op::LstmGrad { .. } => {
             b.fail("it is itself a derivative, and second derivatives of it are not defined")
         }
         Op::If { .. } => b.fail("control flow is not differentiable; export the model with the branch folded"),

@@ -84,16 +84,9 @@ pub(super) fn batch_norm_train(b: &mut Vjp<'_, '_>, eps: Eps) -> Grads {
     Ok(grads)
 }
 
-pub(super) fn layer_norm(b: &mut Vjp<'_, '_>, axis: usize, eps: f64) -> Grads {
-    let (x, scale, dy) = (b.x(0), b.x(1), b.dy());
-    let axes: Vec<usize> = (axis..b.x_fact(0).rank()).collect();
-    let (normal, rstd) = normalize(b, x, &axes, eps)?;
-    let dx = b.when(0, |b| {
-        let g = b.mul(dy, scale)?;
-        through_normalize(b, g, normal, rstd, &axes)
-    })?;
-    let dscale = b.when(1, |b| b.mul(dy, normal))?;
-    Ok(vec![dx, dscale, Some(dy)])
+pub(super) fn layer_norm(b: &mut Vjp<'_, '_>, axis: usize, eps: Eps) -> Grads {
+    let operands = [b.x(0), b.x(1), b.dy()];
+    Ok(b.s.ops(Op::LayerNormGrad { axis, eps }, &operands)?.into_iter().map(Some).collect())
 }
 
 /// With n = x·r and g = dy·scale: dx = r·(g − n·mean(g·n)).

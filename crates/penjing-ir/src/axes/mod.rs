@@ -214,6 +214,7 @@ fn fill(op: &Op, row: &mut Row) {
         Op::BatchNorm { .. } => norm::batch_norm(row),
         Op::BatchNormTrain { .. } | Op::BatchNormGrad { .. } => norm::batch_statistics(row),
         Op::LayerNorm { axis, .. } | Op::RmsNorm { axis, .. } => norm::over_last(row, *axis),
+        Op::LayerNormGrad { axis, .. } => norm::over_last_grad(row, *axis),
         Op::GroupNorm { groups, .. } => norm::group_norm(row, *groups),
         Op::Attention { causal, .. } => attention::attention(row, *causal),
         Op::Lstm { .. } => recurrent::lstm(row),

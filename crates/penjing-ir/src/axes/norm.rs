@@ -41,6 +41,17 @@ pub(super) fn over_last(row: &mut Row, first: usize) {
     }
 }
 
+/// The gradients of the parameters sum over every row, so no axis stands for itself.
+pub(super) fn over_last_grad(row: &mut Row, first: usize) {
+    for axis in 0..row.x[0].len() {
+        let mut members = vec![(Operand::In(0), axis), (Operand::In(2), axis), (Operand::Out(0), axis)];
+        if axis >= first {
+            members.extend([Operand::In(1), Operand::Out(1), Operand::Out(2)].map(|o| (o, axis - first)));
+        }
+        row.whole(NORMALIZED, &members);
+    }
+}
+
 pub(super) fn group_norm(row: &mut Row, groups: usize) {
     let (x, y) = (Operand::In(0), Operand::Out(0));
     let rank = row.x[0].len();

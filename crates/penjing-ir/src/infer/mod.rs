@@ -70,6 +70,7 @@ pub fn infer(op: &Op, x: &[Fact]) -> Result<Vec<Fact>, Why> {
             let [x, scale, bias] = operands(x)?;
             vec![norm::over_last(x, &[scale, bias], *axis)?]
         }
+        Op::LayerNormGrad { axis, .. } => norm::layer_norm_grad(operands(x)?, *axis)?,
         Op::RmsNorm { axis, .. } => {
             let [x, scale] = operands(x)?;
             vec![norm::over_last(x, &[scale], *axis)?]

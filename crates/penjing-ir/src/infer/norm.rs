@@ -35,6 +35,12 @@ pub(super) fn over_last(x: &Fact, params: &[&Fact], axis: usize) -> Result<Fact,
     Ok(x.clone())
 }
 
+pub(super) fn layer_norm_grad([x, scale, dy]: [&Fact; 3], axis: usize) -> Result<Vec<Fact>, Why> {
+    over_last(x, &[scale], axis)?;
+    ensure(dy == x, || format!("the gradient {dy} is not of the fact {x}"))?;
+    Ok(vec![x.clone(), scale.clone(), scale.clone()])
+}
+
 pub(super) fn group_norm([x, scale, bias]: [&Fact; 3], groups: usize) -> Result<Fact, Why> {
     per_channel(x, &[scale, bias])?;
     ensure(groups > 0 && x.shape[1].exact_div(&Dim::Const(groups)).is_some(), || {

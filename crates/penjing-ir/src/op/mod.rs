@@ -276,6 +276,13 @@ pub enum Op {
         /// Added to the variance.
         eps: Eps,
     },
+    /// (x, scale, dy) → (dx, dscale, dbias) of `LayerNorm`.
+    LayerNormGrad {
+        /// First normalised axis.
+        axis: usize,
+        /// Added to the variance.
+        eps: Eps,
+    },
     /// (x, scale) → x / sqrt(mean(x²) + eps) · scale over axes `axis..`.
     RmsNorm {
         /// First normalised axis.
@@ -388,6 +395,7 @@ impl Op {
             Op::BatchNormTrain { .. } => "BatchNormTrain",
             Op::BatchNormGrad { .. } => "BatchNormGrad",
             Op::LayerNorm { .. } => "LayerNorm",
+            Op::LayerNormGrad { .. } => "LayerNormGrad",
             Op::RmsNorm { .. } => "RmsNorm",
             Op::GroupNorm { .. } => "GroupNorm",
             Op::Attention { .. } => "Attention",

@@ -133,7 +133,7 @@ fn visit<F: Fields>(op: &mut Op, f: &mut F) -> Result<(), Why> {
             f.field("momentum", momentum)
         }
         Op::BatchNormTrain { eps } | Op::BatchNormGrad { eps } => f.field("eps", eps),
-        Op::LayerNorm { axis, eps } | Op::RmsNorm { axis, eps } => {
+        Op::LayerNorm { axis, eps } | Op::LayerNormGrad { axis, eps } | Op::RmsNorm { axis, eps } => {
             f.field("axis", axis)?;
             f.field("eps", eps)
         }
@@ -284,6 +284,7 @@ fn prototypes() -> Vec<Op> {
         Op::BatchNormTrain { .. } => [Op::BatchNormTrain { eps: zero }],
         Op::BatchNormGrad { .. } => [Op::BatchNormGrad { eps: zero }],
         Op::LayerNorm { .. } => [Op::LayerNorm { axis: 0, eps: zero }],
+        Op::LayerNormGrad { .. } => [Op::LayerNormGrad { axis: 0, eps: zero }],
         Op::RmsNorm { .. } => [Op::RmsNorm { axis: 0, eps: zero }],
         Op::GroupNorm { .. } => [Op::GroupNorm { groups: 0, eps: zero }],
         Op::Attention { .. } => [Op::Attention { scale: zero, causal: false }],

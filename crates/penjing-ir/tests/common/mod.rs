@@ -14,7 +14,7 @@ pub(crate) struct Case {
 }
 
 /// Number of `Op` variants; [`number`] is exhaustive, so a new one does not compile before it has a case.
-pub(crate) const VARIANTS: usize = 55;
+pub(crate) const VARIANTS: usize = 56;
 
 pub(crate) fn number(op: &Op) -> usize {
     match op {
@@ -57,6 +57,7 @@ pub(crate) fn number(op: &Op) -> usize {
         Op::BatchNormTrain { .. } => 36,
         Op::BatchNormGrad { .. } => 37,
         Op::LayerNorm { .. } => 38,
+        Op::LayerNormGrad { .. } => 55,
         Op::RmsNorm { .. } => 39,
         Op::GroupNorm { .. } => 40,
         Op::Attention { .. } => 41,
@@ -258,6 +259,8 @@ fn norms(add: &mut Add<'_>) {
     let grad = vec![x, scale, mean, var, normal("dy", &[4, 3, 5])];
     add("batch norm gradient", Op::BatchNormGrad { eps }, grad);
     add("layer norm", Op::LayerNorm { axis: 1, eps }, floats(&[&[2, 3, 4], &[3, 4], &[3, 4]]));
+    let grad = floats(&[&[2, 3, 4], &[3, 4], &[2, 3, 4]]);
+    add("layer norm gradient", Op::LayerNormGrad { axis: 1, eps }, grad);
     add("rms norm", Op::RmsNorm { axis: 2, eps }, floats(&[&[2, 3, 4], &[4]]));
     for groups in [1, 2, 6] {
         add("group norm", Op::GroupNorm { groups, eps }, floats(&[&[2, 6, 4], &[6], &[6]]));

@@ -186,6 +186,7 @@ impl<'m> Emitter<'m> {
             | Op::PoolGrad { .. }
             | Op::BatchNormTrain { .. }
             | Op::BatchNormGrad { .. }
+            | Op::LayerNormGrad { .. }
             | Op::Lstm { .. }
             | Op::LstmGrad { .. }
             | Op::AllReduce

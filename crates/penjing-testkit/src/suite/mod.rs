@@ -140,7 +140,7 @@ mod tests {
         }
     }
 
-    const OPS: usize = 64;
+    const OPS: usize = 65;
 
     fn ordinal(op: &Op) -> usize {
         match op {
@@ -186,6 +186,7 @@ mod tests {
             Op::BatchNormTrain { .. } => 39,
             Op::BatchNormGrad { .. } => 40,
             Op::LayerNorm { .. } => 41,
+            Op::LayerNormGrad { .. } => 64,
             Op::RmsNorm { .. } => 42,
             Op::GroupNorm { .. } => 43,
             Op::Attention { causal: true, .. } => 44,

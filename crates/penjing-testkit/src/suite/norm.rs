@@ -57,6 +57,9 @@ pub(super) fn cases() -> Vec<Case> {
         ("no rows", vec![0, 5], 1),
     ] {
         let (x, scale, bias) = (normal(&shape, "x"), normal(&shape[axis..], "scale"), normal(&shape[axis..], "bias"));
+        let grad = [x.clone(), scale.clone(), normal(&shape, "dy")];
+        let op = Op::LayerNormGrad { axis, eps: EPS };
+        out.push(one(&format!("norm/LayerNormGrad/{name}"), op, &grad, Tolerance::Accumulating(128)));
         out.push(one(
             &format!("norm/LayerNorm/{name}"),
             Op::LayerNorm { axis, eps: EPS },
