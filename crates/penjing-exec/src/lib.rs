@@ -3,6 +3,8 @@
 //! Lowering decides everything ([`Program`]); running is a loop over its steps. The same executor serves inference and
 //! training: a carry is written straight into its state where that is legal.
 
+mod calibrate;
+mod costs;
 mod error;
 mod fuse;
 mod memory;
@@ -13,6 +15,8 @@ mod select;
 mod session;
 mod target;
 
+pub use calibrate::{Timed, fit, time_kernels};
+pub use costs::{Costs, Sample, UNMEASURED};
 pub use error::ExecError;
 pub use fuse::fuse;
 pub use profile::{Profile, StepProfile};

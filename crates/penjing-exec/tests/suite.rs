@@ -63,7 +63,7 @@ fn every_case_equals_the_reference_on_every_isa() {
     for case in cases() {
         let expected = case.expected().unwrap();
         for isa in Isa::ALL.into_iter().filter(|isa| isa.available()) {
-            let Some(got) = run(&case, Target { isa, threads: 2 }) else { continue };
+            let Some(got) = run(&case, Target::new(isa, 2)) else { continue };
             planned += 1;
             for (name, want) in &expected.outputs {
                 let what = format!("{} on {}: {name}", case.name, isa.name());

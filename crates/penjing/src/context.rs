@@ -1,6 +1,6 @@
 //! What every command gets: the machine to run on, the seed, and where results go.
 
-use crate::cli::GlobalArgs;
+use crate::{cli::GlobalArgs, kernel_costs};
 use anyhow::{Result, bail};
 use penjing_exec::Target;
 use penjing_kernels::Isa;
@@ -24,7 +24,8 @@ impl Context {
         if threads == 0 || threads > MAX_THREADS {
             bail!("--threads {threads}: give a number from 1 to {MAX_THREADS}");
         }
-        let target = Target { isa: args.isa.unwrap_or_else(Isa::detect), threads };
+        let isa = args.isa.unwrap_or_else(Isa::detect);
+        let target = Target { costs: kernel_costs::load(isa), ..Target::new(isa, threads) };
         Ok(Context { target, seed: args.seed, json: args.json })
     }
 

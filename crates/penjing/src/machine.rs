@@ -9,12 +9,17 @@ pub(crate) fn cores() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// The machine as records describe it.
-pub(crate) fn machine(ctx: &Context) -> MachineRecord {
+/// What the processor calls itself; the architecture where it does not tell.
+pub(crate) fn cpu_name() -> String {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let cpu = cpuinfo.lines().find(|l| l.starts_with("model name")).and_then(|l| l.split_once(':'));
+    cpu.map_or_else(|| std::env::consts::ARCH.to_string(), |(_, name)| name.trim().to_string())
+}
+
+/// The machine as records describe it.
+pub(crate) fn machine(ctx: &Context) -> MachineRecord {
     MachineRecord {
-        cpu: cpu.map_or_else(|| std::env::consts::ARCH.to_string(), |(_, name)| name.trim().to_string()),
+        cpu: cpu_name(),
         cores: Some(cores() as u64),
         threads: Some(ctx.target.threads as u64),
         isa: ctx.target.isa.name().into(),

@@ -10,6 +10,7 @@ mod context;
 mod data;
 mod execute;
 mod input;
+mod kernel_costs;
 mod layers;
 mod machine;
 mod model_file;

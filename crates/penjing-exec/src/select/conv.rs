@@ -5,7 +5,7 @@ use penjing_ir::{Activation, ConvSpec, Layout, MachineOp, Op};
 use penjing_kernels::{
     Activation as KernelActivation,
     conv::{ConvShape, ConvWeights, PackedConv, conv, conv_input_grad, conv_weight_grad},
-    conv_last::{ConvEpilogue, PackedConvLast, conv_last},
+    conv_last::{ConvEpilogue, Method, PackedConvLast, conv_last},
     gemm::Clamp,
 };
 
@@ -116,7 +116,9 @@ fn last(site: &Site, spec: &ConvSpec, activation: KernelActivation) -> Option<Ke
     if !site.all_f32() {
         return None;
     }
-    let packed = PackedConvLast::new(site.isa, &shape, w.floats()?).ok()?;
+    let methods = Method::candidates(&shape).map(|m| (m, format!("{}.{}", site.isa.name(), m.spec())));
+    let method = site.costs.pick(&shape, methods.collect())?;
+    let packed = PackedConvLast::new_with(site.isa, &shape, w.floats()?, method).ok()?;
     let has_residual = site.operands.len() == 4;
     let kernel = Kernel::call(site, packed.name(), move |call| {
         let (x, bias) = (call.views.read::<f32>(0)?, Some(call.views.read::<f32>(1)?));

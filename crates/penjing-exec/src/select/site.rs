@@ -1,6 +1,6 @@
 //! What selection knows about a node: dtypes, shapes and constant operands.
 
-use crate::Target;
+use crate::{Costs, Target};
 use penjing_ir::{Layout, Model, NodeId, ValueId};
 use penjing_kernels::Isa;
 use penjing_tensor::{DType, Tensor};
@@ -23,6 +23,7 @@ impl Operand {
 /// A node of a fused, bound model.
 pub(super) struct Site {
     pub(super) isa: Isa,
+    pub(super) costs: &'static Costs,
     pub(super) operands: Vec<Operand>,
     pub(super) results: Vec<Operand>,
 }
@@ -38,6 +39,7 @@ impl Site {
         let node = model.graph.node(id);
         Site {
             isa: target.isa,
+            costs: target.costs,
             operands: node.inputs.iter().map(operand).collect(),
             results: node.outputs.iter().map(operand).collect(),
         }

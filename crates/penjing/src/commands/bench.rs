@@ -23,7 +23,11 @@ use std::{collections::BTreeMap, time::Instant};
 #[derive(Args)]
 pub(crate) struct BenchArgs {
     /// An ONNX file, or the name of a network of `new`
-    model: String,
+    #[arg(required_unless_present = "kernels")]
+    model: Option<String>,
+    /// Time every candidate kernel of a fixed list of shapes, store what they cost, and fail where the pick is not the best
+    #[arg(long, conflicts_with = "model")]
+    pub(crate) kernels: bool,
     /// Extent of a free first axis
     #[arg(long, value_name = "N", default_value_t = 1)]
     batch: usize,
@@ -61,8 +65,9 @@ pub(crate) fn run(ctx: &Context, args: &BenchArgs) -> Result<()> {
     let given = read_inputs(&args.input)?;
     let mut shapes = args.shape.clone();
     shapes.extend(given.iter().map(|(name, value)| ShapeArg::new(name, value.shape())));
+    let model = args.model.as_deref().context("give a model")?;
     let start = Instant::now();
-    let loaded = load_shaped(ctx, &args.model, &RoleArgs::default(), &shapes)?;
+    let loaded = load_shaped(ctx, model, &RoleArgs::default(), &shapes)?;
     let mut bound = bindings(&loaded.model, &shapes)?;
     bind_batch(&loaded.model, &mut bound, args.batch);
     let model = if args.train {

@@ -1,6 +1,7 @@
 //! One file a command: its flags and what it does.
 
 pub(crate) mod bench;
+pub(crate) mod bench_kernels;
 pub(crate) mod check;
 pub(crate) mod demo;
 pub(crate) mod eval;
@@ -29,6 +30,7 @@ pub(crate) fn run(cli: Cli) -> Result<Outcome> {
         Command::Inspect(args) => inspect::run(&ctx, &args),
         Command::Run(args) => run::run(&ctx, &args),
         Command::Eval(args) => eval::run(&ctx, &args),
+        Command::Bench(args) if args.kernels => return bench_kernels::run(&ctx),
         Command::Bench(args) => bench::run(&ctx, &args),
         Command::Train(args) => train::run(&ctx, &args),
         Command::Prune(args) => prune::run(&ctx, &args),
