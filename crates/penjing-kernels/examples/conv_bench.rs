@@ -1,8 +1,9 @@
 //! Measures channels-last convolution on the layers of known networks, every method that a layer allows.
 //!
-//! `cargo run --release -p penjing-kernels --example conv_bench [network] [threads] [method]`. A line is the best of several
-//! runs over tensors that are not in the cache together; GFLOP/s counts the multiply-adds of the definition, so that a method
-//! that needs fewer may pass the multiply-add peak. The last line is the sum of each layer's best method.
+//! `cargo run --release -p penjing-kernels --example conv_bench [network] [threads] [method]`. Layers run in turn, round
+//! after round, so that weights come from memory as they do in a network; a line is the best round. GFLOP/s counts the
+//! multiply-adds of the definition, so that a method that needs fewer may pass the multiply-add peak. The last line is the
+//! sum of each layer's best method.
 
 #![allow(clippy::print_stdout)]
 
@@ -36,60 +37,92 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let cx = Ctx { isa: Isa::detect(), pool: &pool };
     let peak = fma_peak(cx);
     println!("{network} on {threads} thread(s), {}, multiply-add peak {peak:.1} GFLOP/s", cx.isa.name());
-    let (mut total, mut flops) = (0.0, 0.0);
+    let mut entries = Vec::new();
     for (count, s) in layers {
-        let mut fastest = f64::INFINITY;
-        let flop = 2.0 * s.y_len().unwrap_or(0) as f64 * (s.group_in() * s.kernel[0] * s.kernel[1]) as f64;
         for method in Method::candidates(&s).filter(|m| only.is_none_or(|o| m.spec().contains(o.as_str()))) {
-            let seconds = time(cx, &s, method)?;
-            println!(
-                "{count}x {:>4}>{:<4} {}x{} s{} g{:<3} {:>3}x{:<3} {:<40} {:>9.1} us {:>7.1} GFLOP/s {:>6.1} %",
-                s.in_channels,
-                s.out_channels,
-                s.kernel[0],
-                s.kernel[1],
-                s.stride[0],
-                s.groups,
-                s.output[0],
-                s.output[1],
-                method.spec(),
-                seconds * 1e6,
-                flop / seconds / 1e9,
-                100.0 * flop / seconds / 1e9 / peak
-            );
-            fastest = seconds.min(fastest);
+            entries.push(Entry::new(cx, count, s, method)?);
         }
-        total += count as f64 * fastest;
-        flops += count as f64 * flop;
+    }
+    let begin = Instant::now();
+    while begin.elapsed().as_secs_f64() < SECONDS {
+        for entry in &mut entries {
+            entry.run(cx)?;
+        }
+    }
+    let (mut total, mut flops) = (0.0, 0.0);
+    for same in entries.chunk_by(|a, b| a.shape == b.shape) {
+        same.iter().for_each(|e| e.print(peak));
+        let fastest = same.iter().map(|e| e.fastest).fold(f64::INFINITY, f64::min);
+        total += same[0].count as f64 * fastest;
+        flops += same[0].count as f64 * same[0].flop;
     }
     println!("total {:.2} ms, {:.1} % of peak", total * 1e3, 100.0 * flops / total / 1e9 / peak);
     Ok(())
 }
 
-/// Seconds of the fastest run. Sets of tensors are used in turn, so that weights and images come from where they would in a
-/// network.
-fn time(cx: Ctx<'_>, s: &ConvShape, method: Method) -> Result<f64, Box<dyn std::error::Error>> {
-    const SETS: usize = 4;
-    let [nx, nw, ny] = [s.x_len(), s.w_len(), s.y_len()].map(Option::unwrap_or_default);
-    let w: Vec<f32> = (0..nw).map(|i| (i % 13) as f32 * 0.01 - 0.05).collect();
-    let bias = vec![0.1; s.out_channels];
-    let mut sets = Vec::new();
-    for _ in 0..SETS {
-        sets.push((PackedConvLast::new_with(cx.isa, s, &w, method)?, vec![0.5f32; nx], vec![0f32; ny]));
+/// How long the rounds go on.
+const SECONDS: f64 = 4.0;
+
+/// One layer by one method, with tensors of its own.
+struct Entry {
+    count: usize,
+    shape: ConvShape,
+    method: Method,
+    packed: PackedConvLast,
+    x: Vec<f32>,
+    bias: Vec<f32>,
+    y: Vec<f32>,
+    flop: f64,
+    fastest: f64,
+}
+
+impl Entry {
+    fn new(cx: Ctx<'_>, count: usize, s: ConvShape, method: Method) -> Result<Entry, Box<dyn std::error::Error>> {
+        let [nx, nw, ny] = [s.x_len(), s.w_len(), s.y_len()].map(Option::unwrap_or_default);
+        let w: Vec<f32> = (0..nw).map(|i| (i % 13) as f32 * 0.01 - 0.05).collect();
+        Ok(Entry {
+            count,
+            shape: s,
+            method,
+            packed: PackedConvLast::new_with(cx.isa, &s, &w, method)?,
+            x: vec![0.5; nx],
+            bias: vec![0.1; s.out_channels],
+            y: vec![0.0; ny],
+            flop: 2.0 * ny as f64 * (s.group_in() * s.kernel[0] * s.kernel[1]) as f64,
+            fastest: f64::INFINITY,
+        })
     }
-    let epilogue = ConvEpilogue { bias: Some(&bias), residual: None, activation: Activation::Clamp(Clamp::RELU) };
-    let (mut fastest, begin, mut runs) = (f64::INFINITY, Instant::now(), 0);
-    while runs < 3 * SETS || (runs < 400 && begin.elapsed().as_secs_f64() < 0.15) {
-        let (packed, x, y) = &mut sets[runs % SETS];
+
+    fn run(&mut self, cx: Ctx<'_>) -> Result<(), penjing_kernels::KernelError> {
+        let activation = Activation::Clamp(Clamp::RELU);
+        let epilogue = ConvEpilogue { bias: Some(&self.bias), residual: None, activation };
+        // As after the layer before: the input was just written, and the output's memory just used.
+        self.x.fill(0.5);
+        self.y.fill(0.0);
         let start = Instant::now();
-        conv_last(cx, s, x, packed, &epilogue, y)?;
-        let seconds = start.elapsed().as_secs_f64();
-        if runs >= SETS {
-            fastest = fastest.min(seconds);
-        }
-        runs += 1;
+        conv_last(cx, &self.shape, &self.x, &self.packed, &epilogue, &mut self.y)?;
+        self.fastest = self.fastest.min(start.elapsed().as_secs_f64());
+        Ok(())
     }
-    Ok(fastest)
+
+    fn print(&self, peak: f64) {
+        let (s, rate) = (&self.shape, self.flop / self.fastest / 1e9);
+        println!(
+            "{}x {:>4}>{:<4} {}x{} s{} g{:<3} {:>3}x{:<3} {:<40} {:>9.1} us {rate:>7.1} GFLOP/s {:>6.1} %",
+            self.count,
+            s.in_channels,
+            s.out_channels,
+            s.kernel[0],
+            s.kernel[1],
+            s.stride[0],
+            s.groups,
+            s.output[0],
+            s.output[1],
+            self.method.spec(),
+            self.fastest * 1e6,
+            100.0 * rate / peak
+        );
+    }
 }
 
 fn layer(batch: usize, groups: usize, channels: [usize; 2], output: usize, kernel: usize, stride: usize) -> ConvShape {

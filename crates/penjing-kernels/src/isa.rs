@@ -102,6 +102,18 @@ impl Math for Fused {
     }
 }
 
+/// Asks for the line of `at`, which need not be readable, to come to the second-level cache.
+#[inline(always)]
+pub(crate) fn prefetch<T>(at: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch has no effect that the program sees, whatever the address; every x86-64 host has SSE.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
 /// Defines `fn name(isa, args)` that runs `body::<Plain>` or, compiled with AVX2 and FMA, `body::<Fused>`.
 ///
 /// `body` must be `#[inline(always)]` so that it is compiled inside each level's function.

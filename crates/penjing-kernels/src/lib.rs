@@ -15,6 +15,7 @@ pub mod gemm;
 pub(crate) mod igemm;
 pub mod int8;
 mod isa;
+mod lanes;
 pub mod lstm;
 mod math;
 pub mod movement;

@@ -79,7 +79,8 @@ pub static KERNELS: &[KernelRow] = rows! {
     MatMul Accumulating(1) => "f32-f32-f32w-gemm.6x16" "f32-f32-gemm_batched.6x16";
     MatMul Exact => "qs8-f32-qc8w-gemm.5x16" "qs8-qs8-qc8w-gemm.5x16" "qs8-qu8-qc8w-gemm.5x16"
         "qu8-f32-qc8w-gemm.5x16" "qu8-qs8-qc8w-gemm.5x16" "qu8-qu8-qc8w-gemm.5x16";
-    Conv Accumulating(1) => "f32-f32-f32w-conv.6x16" "f32-f32-f32w-conv_last.6x16" "f32-f32-f32w-conv_input_grad.6x16" "f32-f32-conv_weight_grad.3x4";
+    Conv Accumulating(1) => "f32-f32-f32w-conv.6x16" "f32-f32-f32w-conv_last.6x16"
+        "f32-f32-f32w-conv_last_depthwise.4x8" "f32-f32-f32w-conv_input_grad.6x16" "f32-f32-conv_weight_grad.3x4";
     Conv Exact => "qs8-f32-qc8w-conv.6x16" "qs8-qs8-qc8w-conv.6x16" "qs8-qu8-qc8w-conv.6x16"
         "qu8-f32-qc8w-conv.6x16" "qu8-qs8-qc8w-conv.6x16" "qu8-qu8-qc8w-conv.6x16"
         "qs8-f32-qc8w-conv_last.5x16" "qs8-qs8-qc8w-conv_last.5x16" "qs8-qu8-qc8w-conv_last.5x16"

@@ -65,7 +65,7 @@ fn run(row: &KernelRow, cx: Ctx<'_>) -> Vec<Point> {
         "gemm" if from == "f32" => dense(cx, false),
         "gemm_batched" => dense(cx, true),
         "gemm" | "conv" | "conv_last" if from != "f32" => integer(cx, from, to, op),
-        "conv_last" => convolution_last(cx, row.spec),
+        "conv_last" | "conv_last_depthwise" => convolution_last(cx, row.spec),
         "conv" | "conv_input_grad" | "conv_weight_grad" => convolution(cx, op),
         "max_pool" | "max_pool_grad" | "avg_pool" | "avg_pool_grad" => pooling(cx, from, op),
         "max_pool_last" | "avg_pool_last" => pooling_last(cx, from, op),
@@ -173,27 +173,36 @@ fn convolution(cx: Ctx<'_>, op: &str) -> Vec<Point> {
     out.iter().zip(want).map(|(&g, (want, size, n))| Point { got: g.into(), want, n, size }).collect()
 }
 
-/// [`CONV`] with channels last, by the method of the row.
+/// With channels last, on a shape that the row's method takes.
 fn convolution_last(cx: Ctx<'_>, spec: &str) -> Vec<Point> {
-    let s = CONV;
-    let method = Method::candidates(&s).find(|m| m.spec() == spec).unwrap();
+    let depthwise = ConvShape { groups: 13, in_channels: 13, out_channels: 13, ..CONV };
+    let unit = ConvShape { in_channels: 9, stride: [1, 1], output: [6, 5], ..CONV };
+    let shapes = [CONV, depthwise, unit];
+    let takes = |s: &ConvShape| Method::candidates(s).find(|m| m.spec() == spec);
+    let (s, method) = shapes.iter().find_map(|s| Some((s, takes(s)?))).unwrap();
     let [nx, nw, ny] = [s.x_len(), s.w_len(), s.y_len()].map(Option::unwrap);
     let (x, w, mut y) = (values("x", nx), values("w", nw), vec![0f32; ny]);
-    let packed = PackedConvLast::new_with(cx.isa, &s, &w, method).unwrap();
+    let packed = PackedConvLast::new_with(cx.isa, s, &w, method).unwrap();
     assert_eq!(packed.name(), spec);
-    // [N, C, H, W] to [N, H, W, C].
-    let last = |i: usize, c: usize, pixels: usize| (i / (c * pixels) * pixels + i % pixels) * c + i / pixels % c;
-    let mut x_last = vec![0f32; nx];
-    (0..nx).for_each(|i| x_last[last(i, s.in_channels, s.input[0] * s.input[1])] = x[i]);
-    conv_last(cx, &s, &x_last, &packed, &ConvEpilogue::default(), &mut y).unwrap();
-    let mut want = vec![(0f64, 0f64, 0usize); ny];
-    each_product(|iy, ix, iw| {
-        let Some(ix) = ix else { return };
-        let term = f64::from(x[ix]) * f64::from(w[iw]);
-        let (sum, size, n) = &mut want[last(iy, s.out_channels, s.output[0] * s.output[1])];
-        (*sum, *size, *n) = (*sum + term, *size + term.abs(), *n + 1);
-    });
-    y.iter().zip(want).map(|(&g, (want, size, n))| Point { got: g.into(), want, n, size }).collect()
+    conv_last(cx, s, &x, &packed, &ConvEpilogue::default(), &mut y).unwrap();
+    let ([ih, iw], [oh, ow], c, o) = (s.input, s.output, s.in_channels, s.out_channels);
+    (0..ny)
+        .map(|i| {
+            let (image, row, col, channel) = (i / (o * ow * oh), i / (o * ow) % oh, i / o % ow, i % o);
+            let (mut want, mut size) = (0f64, 0f64);
+            for t in 0..s.group_in() * 9 {
+                let (tap, from) = (t % 9, channel / s.group_out() * s.group_in() + t / 9);
+                let r = (row * s.stride[0] + tap / 3).wrapping_sub(1);
+                let q = (col * s.stride[1] + tap % 3).wrapping_sub(1);
+                if r < ih && q < iw {
+                    let v = f64::from(x[((image * ih + r) * iw + q) * c + from]);
+                    let term = v * f64::from(w[channel * s.group_in() * 9 + t]);
+                    (want, size) = (want + term, size + term.abs());
+                }
+            }
+            Point { got: y[i].into(), want, n: s.group_in() * 9, size }
+        })
+        .collect()
 }
 
 /// Full-range int8 products against i32 sums and the definition of the rescaling.

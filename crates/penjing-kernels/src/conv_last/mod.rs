@@ -1,9 +1,10 @@
 //! Channels-last convolution: x `[N, H, W, C]` to y `[N, OH, OW, O]` (one dimension is a height of 1).
 //!
 //! Weights stay in the canonical order `[O, C / groups, KH, KW]` until they are packed once, for one of several methods:
-//! the product of output pixels by kernel windows (`direct`, the driver of [`crate::igemm`]). [`Method::candidates`] lists those
-//! that a shape allows.
+//! the product of output pixels by kernel windows (`direct`, the driver of [`crate::igemm`]), or channel by channel (`depthwise`).
+//! [`Method::candidates`] lists those that a shape allows.
 
+mod depthwise;
 pub(crate) mod direct;
 pub(crate) mod window;
 
@@ -21,20 +22,23 @@ const NAME: &str = "conv_last";
 /// How a convolution is computed.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Method {
-    /// A product over the taps and channels of each window, group by group. Any shape.
+    /// A product over the taps and channels of each window, group by group. Any shape that is not depthwise.
     Direct,
+    /// Channel by channel. As many groups as input and output channels.
+    Depthwise,
 }
 
 impl Method {
     /// The methods that `shape` allows, the one that [`PackedConvLast::new`] takes first.
-    pub fn candidates(_shape: &ConvShape) -> impl Iterator<Item = Method> {
-        [Method::Direct].into_iter()
+    pub fn candidates(shape: &ConvShape) -> impl Iterator<Item = Method> {
+        [if depthwise::fits(shape) { Method::Depthwise } else { Method::Direct }].into_iter()
     }
 
     /// The row of the kernel table.
     pub fn spec(self) -> &'static str {
         match self {
             Method::Direct => "f32-f32-f32w-conv_last.6x16",
+            Method::Depthwise => "f32-f32-f32w-conv_last_depthwise.4x8",
         }
     }
 }
@@ -49,6 +53,8 @@ pub struct PackedConvLast {
 enum Weights {
     /// One product a group.
     Direct(Vec<PackedB<F32>>),
+    /// `[C / 8][tap][8]`.
+    Depthwise(Vec<f32>),
 }
 
 /// What of a shape the packed weights depend on.
@@ -93,6 +99,7 @@ impl PackedConvLast {
         }
         let weights = match method {
             Method::Direct => Weights::Direct(direct::pack(shape, w)),
+            Method::Depthwise => Weights::Depthwise(depthwise::pack(shape, w)),
         };
         Ok(PackedConvLast { key: Key::new(shape), method, weights })
     }
@@ -101,6 +108,7 @@ impl PackedConvLast {
     pub fn bytes(&self) -> usize {
         match &self.weights {
             Weights::Direct(groups) => groups.iter().map(PackedB::bytes).sum(),
+            Weights::Depthwise(w) => size_of_val(&w[..]),
         }
     }
 
@@ -147,6 +155,7 @@ pub fn conv_last(
     }
     let y = Disjoint::new(y);
     match &w.weights {
+        Weights::Depthwise(w) => depthwise::run(cx, shape, x, w, epilogue, &y),
         Weights::Direct(groups) => {
             let group_out = shape.group_out();
             direct::run::<F32, _>(cx, shape, x, 0.0, groups, &|group, first_row| Finish {

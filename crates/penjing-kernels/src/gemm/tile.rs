@@ -94,6 +94,12 @@ impl<E> Columns<'_, E> {
 pub(crate) trait Sink<T> {
     /// `acc` holds rows `row..row + rows` and columns `col..col + cols` of the block.
     fn put(&self, row: usize, rows: usize, col: usize, cols: usize, acc: &Acc<T>);
+
+    /// Called before the tile of rows `row..row + rows` and columns from `col` on is computed: a chance to prefetch.
+    #[inline(always)]
+    fn prepare(&self, row: usize, rows: usize, col: usize) {
+        let _ = (row, rows, col);
+    }
 }
 
 /// One k-block of both operands, and the part of it to compute.

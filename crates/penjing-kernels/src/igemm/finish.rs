@@ -4,6 +4,7 @@ use crate::{
     Isa,
     activation::Activation,
     gemm::tile::{Acc, NR, Sink},
+    isa::prefetch,
     pool::Disjoint,
 };
 
@@ -27,6 +28,13 @@ pub(crate) struct Finish<'a> {
 }
 
 impl Sink<f32> for Finish<'_> {
+    #[inline(always)]
+    fn prepare(&self, row: usize, rows: usize, col: usize) {
+        for r in row..row + rows {
+            prefetch(self.c.as_ptr().wrapping_add((self.first_row + r) * self.stride + self.first_col + col));
+        }
+    }
+
     #[inline(always)]
     fn put(&self, row: usize, rows: usize, col: usize, cols: usize, acc: &Acc<f32>) {
         for (r, acc) in acc.0[..rows].iter().enumerate() {

@@ -18,7 +18,7 @@ use crate::{
 };
 use bytemuck::Zeroable;
 use std::ops::Range;
-use tile::{Kind, Start, Stretch};
+use tile::{Ahead, Kind, Start, Stretch};
 
 /// Bytes of one column panel's k-block: half of a 32 KiB first-level cache; the rest is for A and C.
 const PANEL_BYTES: usize = 16 << 10;
@@ -81,11 +81,11 @@ impl<K: Kind> PackedB<K> {
         self.run_len.next_multiple_of(K::GROUP)
     }
 
-    /// The panels' part of a k-block; panels follow each other.
-    fn block(&self, block: &Range<usize>, panels: &Range<usize>) -> &[K::B] {
-        let step = NR * K::GROUP;
-        let start = (block.start * self.panels() + panels.start * block.len()) * step;
-        &self.data[start..start + panels.len() * block.len() * step]
+    /// A panel's part of a k-block.
+    fn panel(&self, block: &Range<usize>, panel: usize) -> &[K::B] {
+        let len = block.len() * NR * K::GROUP;
+        let start = block.start * self.panels() * NR * K::GROUP + panel * len;
+        &self.data[start..start + len]
     }
 
     /// The stretches of a k-block.
@@ -149,21 +149,28 @@ pub(crate) fn multiply<K: Kind, S: Sink<K::Sum>>(
     let farthest = |of: &[usize]| of.iter().max().copied().unwrap_or(0);
     let end = farthest(rows.bases) + farthest(rows.offsets) + b.run_span();
     assert!(b.runs == 0 || end <= rows.data.len(), "every run lies inside A");
-    match isa.usable() {
+    if b.blocks.is_empty() {
+        put_zeros(rows.bases.len(), b, panels, sink);
+        return;
+    }
+    // Sums wait here for the next k-block, `[panel of the group][row][16]`. It is made here because a closure would not be
+    // compiled for the level.
+    let waiting = if b.blocks.len() == 1 { 0 } else { rows.bases.len() * GROUP_PANELS * NR };
+    with_scratch::<K::Sum, _>(waiting, |sums| match isa.usable() {
         // SAFETY: the rows' runs lie inside A (checked above).
         Isa::Generic => unsafe {
-            tiles::<K, S>(rows, b, panels, sink, |rows, at, s, b, p, start, acc| match rows.len() {
-                1 => K::tile::<1>(&pointers(at, rows), s, b, p, start, acc),
-                2 => K::tile::<2>(&pointers(at, rows), s, b, p, start, acc),
-                3 => K::tile::<3>(&pointers(at, rows), s, b, p, start, acc),
-                4 => K::tile::<4>(&pointers(at, rows), s, b, p, start, acc),
-                5 => K::tile::<5>(&pointers(at, rows), s, b, p, start, acc),
-                _ => K::tile::<6>(&pointers(at, rows), s, b, p, start, acc),
+            tiles::<K, S>(rows, b, panels, sink, sums, |rows, at, s, b, p, start, ahead, acc| match rows.len() {
+                1 => K::tile::<1>(&pointers(at, rows), s, b, p, start, ahead, acc),
+                2 => K::tile::<2>(&pointers(at, rows), s, b, p, start, ahead, acc),
+                3 => K::tile::<3>(&pointers(at, rows), s, b, p, start, ahead, acc),
+                4 => K::tile::<4>(&pointers(at, rows), s, b, p, start, ahead, acc),
+                5 => K::tile::<5>(&pointers(at, rows), s, b, p, start, ahead, acc),
+                _ => K::tile::<6>(&pointers(at, rows), s, b, p, start, ahead, acc),
             });
         },
         // SAFETY: as above; `usable` returns `Avx2` only where the host has AVX2 and FMA.
-        Isa::Avx2 => unsafe { multiply_avx2::<K, S>(rows, b, panels, sink) },
-    }
+        Isa::Avx2 => unsafe { multiply_avx2::<K, S>(rows, b, panels, sink, sums) },
+    });
 }
 
 /// # Safety
@@ -174,16 +181,17 @@ unsafe fn multiply_avx2<K: Kind, S: Sink<K::Sum>>(
     b: &PackedB<K>,
     panels: Range<usize>,
     sink: &S,
+    sums: &mut [K::Sum],
 ) {
     // SAFETY: this function's contract.
     unsafe {
-        tiles::<K, S>(rows, b, panels, sink, |rows, at, s, b, p, start, acc| match rows.len() {
-            1 => K::tile_avx2::<1>(&pointers(at, rows), s, b, p, start, acc),
-            2 => K::tile_avx2::<2>(&pointers(at, rows), s, b, p, start, acc),
-            3 => K::tile_avx2::<3>(&pointers(at, rows), s, b, p, start, acc),
-            4 => K::tile_avx2::<4>(&pointers(at, rows), s, b, p, start, acc),
-            5 => K::tile_avx2::<5>(&pointers(at, rows), s, b, p, start, acc),
-            _ => K::tile_avx2::<6>(&pointers(at, rows), s, b, p, start, acc),
+        tiles::<K, S>(rows, b, panels, sink, sums, |rows, at, s, b, p, start, ahead, acc| match rows.len() {
+            1 => K::tile_avx2::<1>(&pointers(at, rows), s, b, p, start, ahead, acc),
+            2 => K::tile_avx2::<2>(&pointers(at, rows), s, b, p, start, ahead, acc),
+            3 => K::tile_avx2::<3>(&pointers(at, rows), s, b, p, start, ahead, acc),
+            4 => K::tile_avx2::<4>(&pointers(at, rows), s, b, p, start, ahead, acc),
+            5 => K::tile_avx2::<5>(&pointers(at, rows), s, b, p, start, ahead, acc),
+            _ => K::tile_avx2::<6>(&pointers(at, rows), s, b, p, start, ahead, acc),
         });
     }
 }
@@ -195,57 +203,72 @@ fn pointers<A, const R: usize>(data: *const A, bases: &[usize]) -> [*const A; R]
 }
 
 /// # Safety
-/// The rows' runs lie inside A, and `tile(bases, A, stretches, B, start, acc)` may be called for such rows.
+/// The rows' runs lie inside A, and `tile(bases, A, stretches, B, start, ahead, acc)` may be called for such rows.
 #[inline(always)]
 unsafe fn tiles<K: Kind, S: Sink<K::Sum>>(
     rows: &Rows<'_, K::A>,
     b: &PackedB<K>,
     panels: Range<usize>,
     sink: &S,
-    tile: impl Fn(&[usize], *const K::A, &[Stretch], *const K::B, &K::Panel, Start, *mut [K::Sum; NR]),
+    sums: &mut [K::Sum],
+    tile: impl Fn(&[usize], *const K::A, &[Stretch], *const K::B, &K::Panel, Start, &mut Ahead, *mut [K::Sum; NR]),
 ) {
     let m = rows.bases.len();
     let row_panels = RowPanels::lower(m, K::ROWS);
+    let ranges: Vec<Range<usize>> = (0..row_panels.count()).map(|t| row_panels.range(t)).collect();
     let last = b.blocks.len().saturating_sub(1);
     let blocks: Vec<(&Range<usize>, Vec<Stretch>)> =
         b.blocks.iter().map(|block| (block, b.stretches(block, rows.offsets))).collect();
-    if blocks.is_empty() {
-        put_zeros(m, b, panels, sink);
-        return;
-    }
-    // Sums wait here for the next k-block, `[panel of the group][row][16]`.
-    let waiting = if last == 0 { 0 } else { m * GROUP_PANELS * NR };
-    with_scratch::<K::Sum, _>(waiting, |sums| {
-        let mut acc = Acc([[K::Sum::zeroed(); NR]; MR]);
-        for first in panels.clone().step_by(GROUP_PANELS) {
-            let group = first..panels.end.min(first + GROUP_PANELS);
-            for (i, (block, stretches)) in blocks.iter().enumerate() {
-                let start = if i == 0 { Start::Zero } else { Start::Acc };
-                let data = b.block(block, &group);
-                for (p, panel) in group.clone().enumerate() {
-                    let data = &data[p * block.len() * NR * K::GROUP..];
-                    for r in (0..row_panels.count()).map(|t| row_panels.range(t)) {
-                        let at = (p * m + r.start) * NR;
-                        let to = if last == 0 {
-                            acc.0.as_mut_ptr()
-                        } else {
-                            sums[at..at + r.len() * NR].as_mut_ptr().cast::<[K::Sum; NR]>()
-                        };
-                        let known = &b.prepared[i * b.panels() + panel];
-                        tile(&rows.bases[r.clone()], rows.data.as_ptr(), stretches, data.as_ptr(), known, start, to);
-                        if i == last {
-                            if last > 0 {
-                                let done: &[[K::Sum; NR]] = bytemuck::cast_slice(&sums[at..at + r.len() * NR]);
-                                acc.0[..r.len()].copy_from_slice(done);
-                            }
-                            let cols = NR.min(b.n - panel * NR);
-                            sink.put(r.start, r.len(), panel * NR, cols, &acc);
+    let mut acc = Acc([[K::Sum::zeroed(); NR]; MR]);
+    for first in panels.clone().step_by(GROUP_PANELS) {
+        let group = first..panels.end.min(first + GROUP_PANELS);
+        for (i, (block, stretches)) in blocks.iter().enumerate() {
+            let start = if i == 0 { Start::Zero } else { Start::Acc };
+            for (p, panel) in group.clone().enumerate() {
+                let data = b.panel(block, panel);
+                let known = &b.prepared[i * b.panels() + panel];
+                // What comes after: the next panel, k-block or column group.
+                let mut ahead = Ahead::new(if panel + 1 < group.end {
+                    b.panel(block, panel + 1)
+                } else if i < last {
+                    b.panel(blocks[i + 1].0, group.start)
+                } else if group.end < panels.end {
+                    b.panel(blocks[0].0, group.end)
+                } else {
+                    &[]
+                });
+                for r in &ranges {
+                    let at = (p * m + r.start) * NR;
+                    let to = if last == 0 {
+                        acc.0.as_mut_ptr()
+                    } else {
+                        sums[at..at + r.len() * NR].as_mut_ptr().cast::<[K::Sum; NR]>()
+                    };
+                    if i == last {
+                        sink.prepare(r.start, r.len(), panel * NR);
+                    }
+                    tile(
+                        &rows.bases[r.clone()],
+                        rows.data.as_ptr(),
+                        stretches,
+                        data.as_ptr(),
+                        known,
+                        start,
+                        &mut ahead,
+                        to,
+                    );
+                    if i == last {
+                        if last > 0 {
+                            let done: &[[K::Sum; NR]] = bytemuck::cast_slice(&sums[at..at + r.len() * NR]);
+                            acc.0[..r.len()].copy_from_slice(done);
                         }
+                        let cols = NR.min(b.n - panel * NR);
+                        sink.put(r.start, r.len(), panel * NR, cols, &acc);
                     }
                 }
             }
         }
-    });
+    }
 }
 
 fn put_zeros<K: Kind, S: Sink<K::Sum>>(m: usize, b: &PackedB<K>, panels: Range<usize>, sink: &S) {

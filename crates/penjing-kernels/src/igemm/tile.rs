@@ -3,7 +3,10 @@
 //! As the tile of [`crate::gemm::tile`], but A is not packed: a row is a pointer, and the depth is cut into stretches of
 //! consecutive elements at the same distance from every row's pointer.
 
-use crate::gemm::tile::{MR, NR};
+use crate::{
+    gemm::tile::{MR, NR},
+    isa::prefetch,
+};
 use bytemuck::Pod;
 
 /// Consecutive elements of each row, part of one k-block.
@@ -13,6 +16,28 @@ pub(crate) struct Stretch {
     pub(crate) offset: usize,
     /// Steps of the tile, [`Kind::GROUP`] elements each.
     pub(crate) steps: usize,
+}
+
+/// Memory that a tile asks for while it computes: the B of the tiles to come.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ahead {
+    at: *const u8,
+    end: *const u8,
+}
+
+impl Ahead {
+    pub(crate) fn new<T>(next: &[T]) -> Ahead {
+        let range = next.as_ptr_range();
+        Ahead { at: range.start.cast(), end: range.end.cast() }
+    }
+
+    /// Asks for the next line.
+    #[inline(always)]
+    pub(crate) fn line(&mut self) {
+        prefetch(self.at);
+        let next = self.at.wrapping_add(64);
+        self.at = if next < self.end { next } else { self.at };
+    }
 }
 
 /// What a tile's sums begin with.
@@ -56,6 +81,7 @@ pub(crate) trait Kind: 'static {
         b: *const Self::B,
         panel: &Self::Panel,
         start: Start,
+        ahead: &mut Ahead,
         acc: *mut [Self::Sum; NR],
     );
 
@@ -69,6 +95,7 @@ pub(crate) trait Kind: 'static {
         b: *const Self::B,
         panel: &Self::Panel,
         start: Start,
+        ahead: &mut Ahead,
         acc: *mut [Self::Sum; NR],
     );
 }
@@ -93,6 +120,7 @@ impl Kind for F32 {
         mut b: *const f32,
         _: &(),
         start: Start,
+        _ahead: &mut Ahead,
         acc: *mut [f32; NR],
     ) {
         let mut c = [[0f32; NR]; R];
@@ -124,18 +152,19 @@ impl Kind for F32 {
         b: *const f32,
         panel: &(),
         start: Start,
+        ahead: &mut Ahead,
         acc: *mut [f32; NR],
     ) {
         let _ = panel;
         #[cfg(target_arch = "x86_64")]
         // SAFETY: this function's contract.
         unsafe {
-            x86::f32_tile::<R>(rows, stretches, b, start, acc);
+            x86::f32_tile::<R>(rows, stretches, b, start, ahead, acc);
         }
         #[cfg(not(target_arch = "x86_64"))]
         // SAFETY: this function's contract.
         unsafe {
-            Self::tile::<R>(rows, stretches, b, panel, start, acc);
+            Self::tile::<R>(rows, stretches, b, panel, start, ahead, acc);
         }
     }
 }
@@ -144,7 +173,7 @@ impl Kind for F32 {
 mod x86 {
     //! 12 accumulators, 2 registers of B, 1 broadcast of A.
 
-    use super::{NR, Start, Stretch};
+    use super::{Ahead, NR, Start, Stretch};
     use std::arch::x86_64::*;
 
     /// # Safety
@@ -156,6 +185,7 @@ mod x86 {
         stretches: &[Stretch],
         mut b: *const f32,
         start: Start,
+        ahead: &mut Ahead,
         acc: *mut [f32; NR],
     ) {
         let acc = acc.cast::<f32>();
@@ -167,6 +197,7 @@ mod x86 {
                     c[r] = [_mm256_loadu_ps(acc.add(r * NR)), _mm256_loadu_ps(acc.add(r * NR + 8))];
                 }
             }
+            let mut line = *ahead;
             for s in stretches {
                 let a: [*const f32; R] = std::array::from_fn(|r| rows[r].add(s.offset));
                 let mut step = |p: usize, b: *const f32| {
@@ -184,12 +215,14 @@ mod x86 {
                     step(p + 2, b.add(2 * NR));
                     step(p + 3, b.add(3 * NR));
                     b = b.add(4 * NR);
+                    line.line();
                 }
                 for p in unrolled..s.steps {
                     step(p, b);
                     b = b.add(NR);
                 }
             }
+            *ahead = line;
             for r in 0..R {
                 _mm256_storeu_ps(acc.add(r * NR), c[r][0]);
                 _mm256_storeu_ps(acc.add(r * NR + 8), c[r][1]);

@@ -12,7 +12,7 @@
 use super::bound::{Extra, Known, Method, prepare};
 use crate::{
     gemm::tile::NR,
-    igemm::tile::{Kind, Start, Stretch},
+    igemm::tile::{Ahead, Kind, Start, Stretch},
 };
 
 /// Activations as u8, weights bounded.
@@ -42,6 +42,7 @@ macro_rules! kind {
                 b: *const i8,
                 known: &Known,
                 start: Start,
+                _ahead: &mut Ahead,
                 acc: *mut [i32; NR],
             ) {
                 let value = |x: u8| i32::from((if FLIP { x ^ 128 } else { x }) as $byte);
@@ -56,17 +57,18 @@ macro_rules! kind {
                 b: *const i8,
                 known: &Known,
                 start: Start,
+                ahead: &mut Ahead,
                 acc: *mut [i32; NR],
             ) {
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: this function's contract.
                 unsafe {
-                    x86::$avx2::<R, FLIP>(rows, stretches, b, known, start, acc);
+                    x86::$avx2::<R, FLIP>(rows, stretches, b, known, start, ahead, acc);
                 }
                 #[cfg(not(target_arch = "x86_64"))]
                 // SAFETY: this function's contract.
                 unsafe {
-                    Self::tile::<R>(rows, stretches, b, known, start, acc);
+                    Self::tile::<R>(rows, stretches, b, known, start, ahead, acc);
                 }
             }
         }
@@ -130,7 +132,7 @@ impl Extra {
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{Known, NR, Start, Stretch};
+    use super::{Ahead, Known, NR, Start, Stretch};
     use std::arch::x86_64::*;
 
     /// Four activations in every lane.
@@ -199,12 +201,14 @@ mod x86 {
         mut b: *const i8,
         known: &Known,
         start: Start,
+        ahead: &mut Ahead,
         acc: *mut [i32; NR],
     ) {
         let ones = _mm256_set1_epi16(1);
         // SAFETY: the contract covers every read and write.
         unsafe {
             let mut c = load::<R>(start, acc);
+            let mut line = *ahead;
             for s in stretches {
                 let mut at = s.offset;
                 let end = s.offset + 4 * s.steps;
@@ -222,6 +226,7 @@ mod x86 {
                     }
                     at += 8;
                     b = b.add(128);
+                    line.line();
                 }
                 while at < end {
                     for r in 0..R {
@@ -233,8 +238,10 @@ mod x86 {
                     }
                     at += 4;
                     b = b.add(64);
+                    line.line();
                 }
             }
+            *ahead = line;
             for extra in &known.extras {
                 let (at, b) = (extra.offset(stretches), extra.weights.as_ptr());
                 for r in 0..R {
@@ -285,17 +292,21 @@ mod x86 {
         mut b: *const i8,
         known: &Known,
         start: Start,
+        ahead: &mut Ahead,
         acc: *mut [i32; NR],
     ) {
         // SAFETY: the contract covers every read and write.
         unsafe {
             let mut c = load::<R>(start, acc);
+            let mut line = *ahead;
             for s in stretches {
                 for p in 0..s.steps {
                     add_signs::<R, FLIP>(rows, s.offset + 4 * p, b, &mut c);
                     b = b.add(64);
+                    line.line();
                 }
             }
+            *ahead = line;
             for extra in &known.extras {
                 add_signs::<R, FLIP>(rows, extra.offset(stretches), extra.weights.as_ptr(), &mut c);
             }

@@ -1,0 +1,254 @@
+//! Depthwise convolution: every channel by itself, eight channels a register, several outputs of a row at once.
+//!
+//! The input is read where it lies. Taps in the padding are left out: rows by their range, columns by treating the outputs
+//! whose windows reach over an edge one by one.
+
+use super::ConvEpilogue;
+use crate::{
+    Ctx,
+    activation::Activation,
+    conv::ConvShape,
+    gemm::Clamp,
+    lanes::{LANES, Lanes, per_lanes},
+    pool::Disjoint,
+};
+use std::ops::Range;
+
+/// Results of a task that [`run`] aims at.
+const TASK_RESULTS: usize = 8192;
+/// Outputs of a row that are computed at once.
+const WIDE: usize = 4;
+
+/// Whether `s` is a depthwise convolution with one output channel for each input channel.
+pub(crate) fn fits(s: &ConvShape) -> bool {
+    s.groups == s.in_channels && s.groups == s.out_channels && s.groups > 1
+}
+
+/// Packs `w`, `[C, 1, KH, KW]`, as `[C / 8][tap][8]`, with zeros for channels that are not there.
+pub(crate) fn pack(s: &ConvShape, w: &[f32]) -> Vec<f32> {
+    let taps = s.kernel[0] * s.kernel[1];
+    let blocks = s.groups.div_ceil(LANES);
+    (0..blocks * taps * LANES)
+        .map(|i| w.get((i / (taps * LANES) * LANES + i % LANES) * taps + i / LANES % taps).copied().unwrap_or(0.0))
+        .collect()
+}
+
+/// Runs a checked convolution.
+pub(crate) fn run(cx: Ctx<'_>, s: &ConvShape, x: &[f32], w: &[f32], e: &ConvEpilogue<'_>, y: &Disjoint<'_, f32>) {
+    let [oh, ow] = s.output;
+    let row = ow * s.groups;
+    let rows = (TASK_RESULTS / row).clamp(1, oh);
+    let per_image = oh.div_ceil(rows);
+    let zeros = if e.bias.is_none() { vec![0.0; s.groups] } else { Vec::new() };
+    let bias = e.bias.unwrap_or(&zeros);
+    let clamp = match e.activation {
+        Activation::None => Clamp::NONE,
+        Activation::Clamp(clamp) => clamp,
+    };
+    cx.pool.run(s.batch * per_image, &|t| {
+        let (image, part) = (t / per_image, t % per_image);
+        for i in oh * part / per_image..oh * (part + 1) / per_image {
+            let at = (image * oh + i) * row;
+            // SAFETY: each row of results belongs to one task; `slice` checks the range.
+            let out = unsafe { y.slice(at, row) };
+            let residual = e.residual.map(|r| &r[at..at + row]);
+            let operands = Row { s, x, w, bias, residual, clamp, out: out.as_mut_ptr() };
+            // SAFETY: lengths were checked by `conv_last` and above; the line is one of the image's.
+            unsafe { each_output(cx.isa, &operands, &Line::new(s, image, i)) };
+        }
+    });
+}
+
+/// One row of outputs of an image.
+struct Line {
+    /// Offset in x of the first input row that is read, column 0.
+    start: usize,
+    /// Kernel rows inside the image.
+    taps: Range<usize>,
+    /// Outputs whose whole windows lie inside the image's columns.
+    inside: Range<usize>,
+}
+
+impl Line {
+    fn new(s: &ConvShape, image: usize, row: usize) -> Line {
+        let ([h, w], c) = (s.input, s.in_channels);
+        let taps = valid_taps(s, 0, row);
+        let y = (row * s.stride[0] + taps.start * s.dilation[0]).saturating_sub(s.pad[0]);
+        // Outputs whose first tap and whose last tap lie inside.
+        let reach = (s.kernel[1] - 1) * s.dilation[1];
+        let first = s.pad[1].div_ceil(s.stride[1]);
+        let end = (w + s.pad[1]).saturating_sub(reach).div_ceil(s.stride[1]).min(s.output[1]);
+        let start = if taps.is_empty() { 0 } else { (image * h + y) * w * c };
+        Line { start, taps, inside: first..end.max(first) }
+    }
+}
+
+/// The taps along `axis` that output `o` reads inside the image.
+#[inline(always)]
+fn valid_taps(s: &ConvShape, axis: usize, o: usize) -> Range<usize> {
+    let (at, d) = (o * s.stride[axis], s.dilation[axis]);
+    let start = s.pad[axis].saturating_sub(at).div_ceil(d).min(s.kernel[axis]);
+    let end = (s.input[axis] + s.pad[axis]).saturating_sub(at).div_ceil(d).min(s.kernel[axis]);
+    start..end.max(start)
+}
+
+per_lanes! {
+    /// Computes a row of outputs: a few at once, all channels.
+    ///
+    /// # Safety
+    /// The operands have the lengths that `row.s` implies, and `line` is a row of it.
+    unsafe fn each_output(row: &Row<'_>, line: &Line) = each_output_body
+}
+
+#[inline(always)]
+unsafe fn each_output_body<V: Lanes>(row: &Row<'_>, line: &Line) {
+    let s = row.s;
+    // Plain loops and functions that are always inlined: a closure would not be compiled for the level.
+    let mut j = 0;
+    while j < s.output[1] {
+        // SAFETY: the caller's contract; windows of outputs in `line.inside` lie inside the image's columns.
+        unsafe {
+            if !line.inside.contains(&j) {
+                let cols = valid_taps(s, 1, j);
+                let first = (j * s.stride[1] + cols.start * s.dilation[1]).saturating_sub(s.pad[1]);
+                row.one::<V>(line, j, first, cols);
+                j += 1;
+                continue;
+            }
+            let first = j * s.stride[1] - s.pad[1];
+            if j + WIDE > line.inside.end {
+                row.one::<V>(line, j, first, 0..s.kernel[1]);
+                j += 1;
+                continue;
+            }
+            match (s.kernel[1], s.stride[1], s.dilation[1]) {
+                (3, 1, 1) => row.wide::<V, 3, 1>(line, j, first),
+                (3, 2, 1) => row.wide::<V, 3, 2>(line, j, first),
+                (5, 1, 1) => row.wide::<V, 5, 1>(line, j, first),
+                (5, 2, 1) => row.wide::<V, 5, 2>(line, j, first),
+                _ => {
+                    for p in 0..WIDE {
+                        row.one::<V>(line, j + p, first + p * s.stride[1], 0..s.kernel[1]);
+                    }
+                }
+            }
+            j += WIDE;
+        }
+    }
+}
+
+/// The operands of a row of outputs.
+struct Row<'a> {
+    s: &'a ConvShape,
+    x: &'a [f32],
+    /// `[C / 8][tap][8]`.
+    w: &'a [f32],
+    bias: &'a [f32],
+    residual: Option<&'a [f32]>,
+    clamp: Clamp,
+    out: *mut f32,
+}
+
+impl Row<'_> {
+    /// [`WIDE`] outputs from `j` on of a kernel of width KW with stride S; the first reads columns from `first` on.
+    ///
+    /// # Safety
+    /// Their windows lie inside the image's columns; the contract of [`each_output`].
+    #[inline(always)]
+    unsafe fn wide<V: Lanes, const KW: usize, const S: usize>(&self, line: &Line, j: usize, first: usize) {
+        let c = self.s.groups;
+        let whole = c / LANES * LANES;
+        for block in (0..whole).step_by(LANES) {
+            // SAFETY: this function's contract; `block + 8` channels exist.
+            unsafe {
+                let mut acc = [V::load(self.bias.as_ptr().add(block)); WIDE];
+                for ky in line.taps.clone() {
+                    let x = self.at(line, ky, first, block);
+                    let w = self.weights(ky, block);
+                    for kx in 0..KW {
+                        let w = V::load(w.add(kx * LANES));
+                        for p in 0..WIDE {
+                            acc[p] = V::load(x.add((p * S + kx) * c)).fma(w, acc[p]);
+                        }
+                    }
+                }
+                for p in 0..WIDE {
+                    self.put(j + p, block, LANES, acc[p]);
+                }
+            }
+        }
+        if whole < c {
+            for p in 0..WIDE {
+                // SAFETY: this function's contract.
+                unsafe { self.block::<V>(line, j + p, first + p * S, 0..KW, whole) };
+            }
+        }
+    }
+
+    /// Output `j` over the kernel columns `cols`, the first of which is at column `first`.
+    ///
+    /// # Safety
+    /// Those columns lie inside the image; the contract of [`each_output`].
+    #[inline(always)]
+    unsafe fn one<V: Lanes>(&self, line: &Line, j: usize, first: usize, cols: Range<usize>) {
+        for block in (0..self.s.groups).step_by(LANES) {
+            // SAFETY: this function's contract.
+            unsafe { self.block::<V>(line, j, first, cols.clone(), block) };
+        }
+    }
+
+    /// As [`one`](Self::one), of the eight channels from `block` on or what is left of them.
+    ///
+    /// # Safety
+    /// As [`one`](Self::one).
+    #[inline(always)]
+    unsafe fn block<V: Lanes>(&self, line: &Line, j: usize, first: usize, cols: Range<usize>, block: usize) {
+        let lanes = LANES.min(self.s.groups - block);
+        // SAFETY: this function's contract.
+        unsafe {
+            let mut acc = V::load_part(self.bias.as_ptr().add(block), lanes);
+            for ky in line.taps.clone() {
+                let x = self.at(line, ky, first, block);
+                let w = self.weights(ky, block);
+                for kx in cols.clone() {
+                    let at = x.add((kx - cols.start) * self.s.dilation[1] * self.s.groups);
+                    let v = if lanes == LANES { V::load(at) } else { V::load_part(at, lanes) };
+                    acc = v.fma(V::load(w.add(kx * LANES)), acc);
+                }
+            }
+            self.put(j, block, lanes, acc);
+        }
+    }
+
+    /// Channel `block` of the input column `first`, in the input row of kernel row `ky`.
+    #[inline(always)]
+    fn at(&self, line: &Line, ky: usize, first: usize, block: usize) -> *const f32 {
+        let rows = (ky - line.taps.start) * self.s.dilation[0];
+        self.x.as_ptr().wrapping_add(line.start + (rows * self.s.input[1] + first) * self.s.groups + block)
+    }
+
+    /// The weights of kernel row `ky`.
+    #[inline(always)]
+    fn weights(&self, ky: usize, block: usize) -> *const f32 {
+        let [kh, kw] = self.s.kernel;
+        self.w.as_ptr().wrapping_add(block * kh * kw + ky * kw * LANES)
+    }
+
+    /// Stores the `lanes` channels from `block` on of output `j`.
+    ///
+    /// # Safety
+    /// They exist.
+    #[inline(always)]
+    unsafe fn put<V: Lanes>(&self, j: usize, block: usize, lanes: usize, v: V) {
+        let at = j * self.s.groups + block;
+        // SAFETY: this function's contract; a value of V proves the level.
+        unsafe {
+            let v = match self.residual {
+                Some(r) => v.add(V::load_part(r.as_ptr().add(at), lanes)),
+                None => v,
+            };
+            let v = v.clamp(V::splat(self.clamp.min), V::splat(self.clamp.max));
+            if lanes == LANES { v.store(self.out.add(at)) } else { v.store_part(self.out.add(at), lanes) }
+        }
+    }
+}
