@@ -12,7 +12,6 @@ use penjing_kernels::{
     conv::ConvShape,
     conv_last::{ConvEpilogue, Method, PackedConvLast, conv_last},
     fma_peak,
-    gemm::Clamp,
 };
 use std::time::Instant;
 
@@ -94,7 +93,7 @@ impl Entry {
     }
 
     fn run(&mut self, cx: Ctx<'_>) -> Result<(), penjing_kernels::KernelError> {
-        let activation = Activation::Clamp(Clamp::RELU);
+        let activation = Activation::RELU;
         let epilogue = ConvEpilogue { bias: Some(&self.bias), residual: None, activation };
         // As after the layer before: the input was just written, and the output's memory just used.
         self.x.fill(0.5);

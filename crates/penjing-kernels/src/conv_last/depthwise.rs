@@ -3,12 +3,10 @@
 //! The input is read where it lies. Taps in the padding are left out: rows by their range, columns by treating the outputs
 //! whose windows reach over an edge one by one.
 
-use super::ConvEpilogue;
+use super::{ConvEpilogue, output::Output};
 use crate::{
     Ctx,
-    activation::Activation,
     conv::ConvShape,
-    gemm::Clamp,
     lanes::{LANES, Lanes, per_lanes},
     pool::Disjoint,
 };
@@ -36,25 +34,20 @@ pub(crate) fn pack(s: &ConvShape, w: &[f32]) -> Vec<f32> {
 /// Runs a checked convolution.
 pub(crate) fn run(cx: Ctx<'_>, s: &ConvShape, x: &[f32], w: &[f32], e: &ConvEpilogue<'_>, y: &Disjoint<'_, f32>) {
     let [oh, ow] = s.output;
-    let row = ow * s.groups;
-    let rows = (TASK_RESULTS / row).clamp(1, oh);
+    let rows = (TASK_RESULTS / (ow * s.groups)).clamp(1, oh);
     let per_image = oh.div_ceil(rows);
     let zeros = if e.bias.is_none() { vec![0.0; s.groups] } else { Vec::new() };
-    let bias = e.bias.unwrap_or(&zeros);
-    let clamp = match e.activation {
-        Activation::None => Clamp::NONE,
-        Activation::Clamp(clamp) => clamp,
-    };
+    let output = Output::new(s, e, &zeros, y);
     cx.pool.run(s.batch * per_image, &|t| {
         let (image, part) = (t / per_image, t % per_image);
         for i in oh * part / per_image..oh * (part + 1) / per_image {
-            let at = (image * oh + i) * row;
-            // SAFETY: each row of results belongs to one task; `slice` checks the range.
-            let out = unsafe { y.slice(at, row) };
-            let residual = e.residual.map(|r| &r[at..at + row]);
-            let operands = Row { s, x, w, bias, residual, clamp, out: out.as_mut_ptr() };
-            // SAFETY: lengths were checked by `conv_last` and above; the line is one of the image's.
-            unsafe { each_output(cx.isa, &operands, &Line::new(s, image, i)) };
+            let first = (image * oh + i) * ow;
+            let row = Row { s, x, w, output: &output, first };
+            // SAFETY: lengths were checked by `conv_last`, the line is one of the image's, and each row belongs to one task.
+            unsafe {
+                each_output(cx.isa, &row, &Line::new(s, image, i));
+                output.finish(cx.isa, first..first + ow);
+            }
         }
     });
 }
@@ -143,10 +136,9 @@ struct Row<'a> {
     x: &'a [f32],
     /// `[C / 8][tap][8]`.
     w: &'a [f32],
-    bias: &'a [f32],
-    residual: Option<&'a [f32]>,
-    clamp: Clamp,
-    out: *mut f32,
+    output: &'a Output<'a>,
+    /// The row's first pixel in the batch.
+    first: usize,
 }
 
 impl Row<'_> {
@@ -161,7 +153,7 @@ impl Row<'_> {
         for block in (0..whole).step_by(LANES) {
             // SAFETY: this function's contract; `block + 8` channels exist.
             unsafe {
-                let mut acc = [V::load(self.bias.as_ptr().add(block)); WIDE];
+                let mut acc = [self.output.bias::<V>(block, LANES); WIDE];
                 for ky in line.taps.clone() {
                     let x = self.at(line, ky, first, block);
                     let w = self.weights(ky, block);
@@ -173,7 +165,7 @@ impl Row<'_> {
                     }
                 }
                 for p in 0..WIDE {
-                    self.put(j + p, block, LANES, acc[p]);
+                    self.output.put(self.first + j + p, block, LANES, acc[p]);
                 }
             }
         }
@@ -206,7 +198,7 @@ impl Row<'_> {
         let lanes = LANES.min(self.s.groups - block);
         // SAFETY: this function's contract.
         unsafe {
-            let mut acc = V::load_part(self.bias.as_ptr().add(block), lanes);
+            let mut acc = self.output.bias::<V>(block, lanes);
             for ky in line.taps.clone() {
                 let x = self.at(line, ky, first, block);
                 let w = self.weights(ky, block);
@@ -216,7 +208,7 @@ impl Row<'_> {
                     acc = v.fma(V::load(w.add(kx * LANES)), acc);
                 }
             }
-            self.put(j, block, lanes, acc);
+            self.output.put(self.first + j, block, lanes, acc);
         }
     }
 
@@ -232,23 +224,5 @@ impl Row<'_> {
     fn weights(&self, ky: usize, block: usize) -> *const f32 {
         let [kh, kw] = self.s.kernel;
         self.w.as_ptr().wrapping_add(block * kh * kw + ky * kw * LANES)
-    }
-
-    /// Stores the `lanes` channels from `block` on of output `j`.
-    ///
-    /// # Safety
-    /// They exist.
-    #[inline(always)]
-    unsafe fn put<V: Lanes>(&self, j: usize, block: usize, lanes: usize, v: V) {
-        let at = j * self.s.groups + block;
-        // SAFETY: this function's contract; a value of V proves the level.
-        unsafe {
-            let v = match self.residual {
-                Some(r) => v.add(V::load_part(r.as_ptr().add(at), lanes)),
-                None => v,
-            };
-            let v = v.clamp(V::splat(self.clamp.min), V::splat(self.clamp.max));
-            if lanes == LANES { v.store(self.out.add(at)) } else { v.store_part(self.out.add(at), lanes) }
-        }
     }
 }

@@ -6,6 +6,7 @@
 
 mod depthwise;
 pub(crate) mod direct;
+mod output;
 pub(crate) mod window;
 
 use crate::{

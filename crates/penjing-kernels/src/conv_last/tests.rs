@@ -104,6 +104,8 @@ fn every_method_agrees_with_f64() {
         let relu: Vec<f64> = (0..want.len())
             .map(|i| (want[i] + f64::from(bias[i % s.out_channels]) + f64::from(residual[i])).max(0.0))
             .collect();
+        let bounded: Vec<f64> =
+            (0..want.len()).map(|i| (want[i] + f64::from(bias[i % s.out_channels])).tanh()).collect();
         for method in Method::candidates(&s) {
             for result in every_ctx(|cx| {
                 let packed = PackedConvLast::new_with(cx.isa, &s, &w, method).unwrap();
@@ -118,6 +120,8 @@ fn every_method_agrees_with_f64() {
                     activation: Activation::Clamp(Clamp::RELU),
                 };
                 assert_close(&run(&all), &relu, 2e-5, &format!("epilogue {method:?} {s:?}"));
+                let tanh = ConvEpilogue { bias: Some(&bias), activation: Activation::Tanh, residual: None };
+                assert_close(&run(&tanh), &bounded, 2e-5, &format!("tanh {method:?} {s:?}"));
                 run(&ConvEpilogue::default())
             }) {
                 assert_close(&result, &want, 2e-5, &format!("{method:?} {s:?}"));
