@@ -16,7 +16,7 @@ const COST_TWO: f32 = 0.84;
 /// Time of an extra step.
 const COST_EXTRA: f32 = 1.2;
 /// Time of a step that transfers signs.
-const COST_SIGNS: f32 = 1.45;
+const COST_SIGNS: f32 = 1.8;
 
 /// How a tile keeps its sums inside i16.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -83,12 +83,15 @@ fn find_taps<'a>(s: &ConvShape, x: &'a [u8], padding: &'a [u8], row: usize, pair
     let ([h, w], [oh, ow], [kh, kw]) = (s.input, s.output, s.kernel);
     let (image, oy) = (row / oh, row % oh);
     for ox in 0..ow {
-        for tap in 0..2 * pairs {
-            let y = (oy * s.stride[0] + tap / kw * s.dilation[0]).wrapping_sub(s.pad[0]);
-            let z = (ox * s.stride[1] + tap % kw * s.dilation[1]).wrapping_sub(s.pad[1]);
-            let inside = tap < kh * kw && y < h && z < w;
-            out.push(if inside { &x[((image * h + y) * w + z) * s.in_channels..] } else { padding });
+        for ky in 0..kh {
+            let y = (oy * s.stride[0] + ky * s.dilation[0]).wrapping_sub(s.pad[0]);
+            let line = image.wrapping_mul(h).wrapping_add(y).wrapping_mul(w);
+            let first = (ox * s.stride[1]).wrapping_sub(s.pad[1]);
+            for z in (0..kw).map(|kx| first.wrapping_add(kx * s.dilation[1])) {
+                out.push(if y < h && z < w { &x[(line + z) * s.in_channels..] } else { padding });
+            }
         }
+        out.resize((ox + 1) * 2 * pairs, padding);
     }
 }
 
@@ -135,12 +138,12 @@ mod x86 {
         let pixels = line.taps.len() / (2 * pairs).max(1);
         let whole = line.channels / NR * NR;
         let mut acc = Acc([[0; NR]; MR]);
-        for first in (0..whole).step_by(NR) {
-            let w = &line.w.data[first * pairs..(first + NR) * pairs];
-            for begin in (0..pixels).step_by(MR) {
-                let end = pixels.min(begin + MR);
-                for (taps, acc) in line.taps[begin * 2 * pairs..end * 2 * pairs].chunks_exact(2 * pairs).zip(&mut acc.0)
-                {
+        for begin in (0..pixels).step_by(MR) {
+            let end = pixels.min(begin + MR);
+            let taps = &line.taps[begin * 2 * pairs..end * 2 * pairs];
+            for first in (0..whole).step_by(NR) {
+                let w = &line.w.data[first * pairs..(first + NR) * pairs];
+                for (taps, acc) in taps.chunks_exact(2 * pairs).zip(&mut acc.0) {
                     // SAFETY: every tap has `channels` bytes, and `first + 16` is at most that; `w` has `pairs` steps.
                     unsafe { pixel::<SIGNED>(taps, first, w.as_ptr().cast(), acc) };
                 }
