@@ -4,7 +4,7 @@
 
 use penjing_compress::{
     prune::{PruneConfig, Scope as Compared, prune},
-    quantize::{QuantizeConfig, Range, activations, place_fake_quant, to_qdq},
+    quantize::{QuantizeConfig, Range, WeightRange, activations, place_dynamic, place_fake_quant, to_qdq},
 };
 use penjing_ir::{ConvSpec, Dim, Fact, Model, Op, PoolKind, PoolSpec, Real, Role, Scope, Stage, ValueId, verify};
 use penjing_reference::{Precision, run};
@@ -165,12 +165,76 @@ fn skipped_products_stay_in_float() {
     let model = network();
     let first = model.graph.nodes().iter().find(|n| matches!(n.op, Op::Conv(_))).unwrap().name.clone();
     // The name of the first convolution is a prefix of the second's.
-    let config = QuantizeConfig { skip: vec![first] };
+    let config = QuantizeConfig { skip: vec![first], ..QuantizeConfig::default() };
     let qdq = to_qdq(&fake_quantized(&model, &config)).unwrap();
     assert_eq!(count(&qdq, |op| matches!(op, Op::BatchNorm { .. })), 1);
     assert_eq!(count(&qdq, |op| matches!(op, Op::Quantize(_))), 1);
     verify(&qdq, Stage::Canonical).unwrap();
-    let everything = QuantizeConfig { skip: vec!["net".into()] };
+    let everything = QuantizeConfig { skip: vec!["net".into()], ..QuantizeConfig::default() };
     let nothing = place_fake_quant(&mut network(), &everything, &BTreeMap::new());
     assert!(nothing.is_err());
+}
+
+/// The sum after convolution b reads its other addend from the grid that the convolution reads too.
+#[test]
+fn the_addend_of_a_convolution_is_on_its_grid() {
+    let fake = fake_quantized(&network(), &QuantizeConfig::default());
+    let add = fake.graph.nodes().iter().find(|n| n.op == Op::Binary(penjing_ir::Binary::Add)).unwrap();
+    let is_fake =
+        |v: ValueId| fake.graph.producer(v).is_some_and(|p| matches!(fake.graph.node(p).op, Op::FakeQuant(_)));
+    assert_eq!(add.inputs.iter().filter(|v| is_fake(**v)).count(), 1);
+}
+
+#[test]
+fn a_reduced_range_keeps_weights_within_64() {
+    let config = QuantizeConfig { weight_range: WeightRange::Reduced, ..QuantizeConfig::default() };
+    let qdq = to_qdq(&fake_quantized(&network(), &config)).unwrap();
+    let codes =
+        qdq.graph.value_ids().filter_map(|v| qdq.graph.as_const(v)).filter(|t| t.dtype() == DType::I8 && t.rank() > 1);
+    let largest: Vec<f64> = codes.map(|t| t.to_f64s().iter().fold(0.0, |m: f64, v| m.max(v.abs()))).collect();
+    assert_eq!(largest, [64.0; 3]);
+}
+
+/// Without calibration: the grids are found when the model runs.
+#[test]
+fn dynamic_quantization_answers_almost_as_the_float_model() {
+    let mut dynamic = network();
+    place_dynamic(&mut dynamic, &QuantizeConfig::default()).unwrap();
+    let qdq = to_qdq(&dynamic).unwrap();
+    verify(&qdq, Stage::Canonical).unwrap();
+    assert_eq!(count(&qdq, |op| matches!(op, Op::FakeQuant(_) | Op::Quantize(_))), 0);
+    assert_eq!(count(&qdq, |op| matches!(op, Op::DynamicQuantize)), 3);
+    let (want, have) = (output(&network()), output(&qdq));
+    let norm = |v: &[f64]| v.iter().map(|v| v * v).sum::<f64>().sqrt();
+    let error: Vec<f64> = want.iter().zip(&have).map(|(a, b)| a - b).collect();
+    assert!(norm(&error) < 0.03 * norm(&want), "{want:?} {have:?}");
+}
+
+/// Both weights of a cell have a scale for each gate of each unit; its input is on a grid.
+#[test]
+fn recurrent_cells_have_integer_weights() {
+    let mut m = Model::new("rnn");
+    let x = m.graph.add_input("x", Fact { dtype: DType::F32, shape: vec![3.into(), 2.into(), 5.into()] });
+    let w = m.add_weight("w", random("w", &[1, 16, 5]));
+    let r = m.add_weight("r", random("r", &[1, 16, 4]));
+    let b = m.add_weight("b", random("b", &[1, 32]));
+    let zero = m.graph.add_const(Tensor::zeros(DType::F32, &[1, 2, 4]).unwrap());
+    let op = Op::Lstm { direction: penjing_ir::Direction::Forward, reserve: false };
+    let y = m.graph.apply("lstm", op, &[x, w, r, b, zero, zero]).unwrap();
+    m.graph.add_output("y", y);
+    let config = QuantizeConfig::default();
+    assert_eq!(activations(&m, &config), [x]);
+    let ranges = BTreeMap::from([(x, Range { min: -3.0, max: 3.0 })]);
+    place_fake_quant(&mut m, &config, &ranges).unwrap();
+    let qdq = to_qdq(&m).unwrap();
+    let cell = qdq.graph.nodes().iter().find(|n| matches!(n.op, Op::Lstm { .. })).unwrap();
+    for (operand, state) in [(1, "w"), (2, "r")] {
+        let have = dequantized(&qdq, cell.inputs[operand]).to_f64s();
+        let want = m.state(m.find_state(state).unwrap()).init.to_f64s();
+        let width = have.len() / 16;
+        for (have, want) in have.chunks(width).zip(want.chunks(width)) {
+            let step = want.iter().fold(0.0f64, |m, v| m.max(v.abs())) / 127.0;
+            assert!(have.iter().zip(want).all(|(h, w)| (h - w).abs() <= 0.501 * step), "{have:?} {want:?}");
+        }
+    }
 }

@@ -98,7 +98,7 @@ fn active_path(graph: &Graph, loss: ValueId, wrt: &[ValueId]) -> Result<(Vec<Nod
         if matches!(node.op, Op::StopGradient) || !node.inputs.iter().any(|v| active[v.index()]) {
             continue;
         }
-        if matches!(node.op, Op::Quantize(_)) && active[node.inputs[0].index()] {
+        if matches!(node.op, Op::Quantize(_) | Op::DynamicQuantize) && active[node.inputs[0].index()] {
             let why = "rounding to integers stops every gradient; train with FakeQuant instead".into();
             return Err(GradError::NoDerivative { node: node.name.clone(), op: node.op.name(), why });
         }

@@ -109,7 +109,7 @@ fn arithmetic(op: &Op, x: &[Vec<u64>], y: &[Vec<u64>]) -> (u64, u64) {
             (macs.saturating_mul(2), cells.saturating_mul(30))
         }
         Op::Quantize(_) | Op::Dequantize(_) => per(first, 4),
-        Op::FakeQuant(_) => per(first, 6),
+        Op::FakeQuant(_) | Op::DynamicQuantize => per(first, 6),
         Op::AllReduce => per(y.iter().map(|s| product(s)).fold(0, u64::saturating_add), 1),
         Op::Machine(m) => machine(m, x, result),
     }
@@ -117,7 +117,7 @@ fn arithmetic(op: &Op, x: &[Vec<u64>], y: &[Vec<u64>]) -> (u64, u64) {
 
 fn machine(op: &MachineOp, x: &[Vec<u64>], result: u64) -> (u64, u64) {
     match op {
-        MachineOp::Chain(code) => {
+        MachineOp::Chain(code) | MachineOp::QChain { code, .. } => {
             let each = code.iter().map(|i| match i {
                 ChainInstr::Const(_) => 0,
                 ChainInstr::Unary(f, _) => unary_flops(*f),
@@ -131,6 +131,10 @@ fn machine(op: &MachineOp, x: &[Vec<u64>], result: u64) -> (u64, u64) {
             (matmul_macs(&x[0], *trans_a, result), result.saturating_mul(x.len() as u64 - 1))
         }
         MachineOp::QConv { .. } => (conv_macs(&x[3], result), result.saturating_mul(6)),
+        MachineOp::QLstm { .. } => {
+            let (macs, cells) = lstm(&x[0], &x[3], &x[5]);
+            (macs, cells.saturating_mul(5 * TRANSCENDENTAL + 18))
+        }
         MachineOp::QMatMul { .. } => (matmul_macs(&x[0], false, result), result.saturating_mul(6)),
     }
 }

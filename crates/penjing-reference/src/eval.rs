@@ -84,7 +84,9 @@ fn evaluate(op: &Op, x: &[&Tensor], shape: &[usize]) -> Result<Vec<Tensor>, RefE
         Op::Attention { scale, causal } => {
             vec![attention::attention([x[0], x[1], x[2]], x.get(3).copied(), scale.0, *causal)?]
         }
-        Op::Lstm { direction, reserve } => recurrent::lstm([x[0], x[1], x[2], x[3], x[4], x[5]], *direction, *reserve)?,
+        Op::Lstm { direction, reserve } => {
+            recurrent::lstm([x[0], x[1], x[2], x[3], x[4], x[5]], *direction, *reserve, recurrent::Hidden::Real)?
+        }
         Op::LstmGrad { direction } => {
             let all = [x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], x[8], x[9]];
             recurrent::lstm_grad(all, *direction)?
@@ -92,8 +94,10 @@ fn evaluate(op: &Op, x: &[&Tensor], shape: &[usize]) -> Result<Vec<Tensor>, RefE
         Op::Quantize(scheme) => vec![quant::quantize([x[0], x[1], x[2]], scheme)?],
         Op::Dequantize(scheme) => vec![quant::dequantize([x[0], x[1], x[2]], scheme)?],
         Op::FakeQuant(scheme) => vec![quant::fake_quant([x[0], x[1], x[2]], scheme)?],
+        Op::DynamicQuantize => quant::dynamic_quantize(x[0])?,
         Op::AllReduce => x.iter().map(|&t| t.clone()).collect(),
         Op::If { .. } => return Err(RefError::NeedsModel),
+        Op::Machine(MachineOp::QLstm { direction }) => machine::lstm(x, *direction)?,
         Op::Machine(m) => vec![machine::machine(m, x, shape)?],
     })
 }
@@ -102,7 +106,10 @@ fn evaluate(op: &Op, x: &[&Tensor], shape: &[usize]) -> Result<Vec<Tensor>, RefE
 fn result_facts(op: &Op, inputs: &[&Tensor]) -> Result<Vec<Fact>, RefError> {
     let mut operands: Vec<Fact> = inputs.iter().map(|t| Fact::of(t)).collect();
     let mut widened = false;
-    if matches!(op, Op::Quantize(_) | Op::Dequantize(_) | Op::FakeQuant(_) | Op::Machine(MachineOp::Chain(_))) {
+    if matches!(
+        op,
+        Op::Quantize(_) | Op::Dequantize(_) | Op::FakeQuant(_) | Op::DynamicQuantize | Op::Machine(MachineOp::Chain(_))
+    ) {
         for fact in operands.iter_mut().filter(|f| f.dtype == DType::F64) {
             fact.dtype = DType::F32;
             widened = true;

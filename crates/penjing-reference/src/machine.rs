@@ -5,15 +5,29 @@ use crate::{
     data::{count, ints, product, store_floats, store_ints, walk_broadcast},
     elementwise::{binary_float, holds, unary_float},
     matmul, movement, pool,
-    quant::quantize_one,
+    quant::{dequantize, quantize, quantize_one},
+    recurrent,
 };
-use penjing_ir::{Activation, ChainInstr, Layout, MachineOp, QuantScheme};
+use penjing_ir::{
+    Activation, ChainInstr, Direction, Layout, MachineOp, QuantScheme, chain_operands, residual_operands,
+};
 use penjing_tensor::{DType, Tensor};
 
 /// `shape` is the result's.
 pub(crate) fn machine(op: &MachineOp, x: &[&Tensor], shape: &[usize]) -> Result<Tensor, RefError> {
     match op {
         MachineOp::Chain(code) => chain(code, x, shape),
+        MachineOp::QChain { code, out } => {
+            let dtypes: Vec<DType> = x.iter().map(|t| t.dtype()).collect();
+            let reals = chain_operands(&dtypes, out.as_ref()).unwrap_or_default().into_iter().map(|i| real(x, i));
+            let reals = reals.collect::<Result<Vec<_>, _>>()?;
+            let result = chain(code, &reals.iter().collect::<Vec<_>>(), shape)?;
+            match (out, x) {
+                (Some(scheme), [.., scale, zero]) => quantize([&result, scale, zero], scheme),
+                _ => Ok(result),
+            }
+        }
+        MachineOp::QLstm { .. } => Err(RefError::Undefined { what: "QLstm", why: "it has several results".into() }),
         MachineOp::Conv { layout: Layout::ChannelsLast, spec, act } => {
             let first = MachineOp::Conv { layout: Layout::ChannelsFirst, spec: spec.clone(), act: *act };
             channels_first(x, &[0, 3], shape, |x, shape| machine(&first, x, shape))
@@ -24,7 +38,7 @@ pub(crate) fn machine(op: &MachineOp, x: &[&Tensor], shape: &[usize]) -> Result<
         MachineOp::QConv { layout: Layout::ChannelsLast, spec, act, out } => {
             let first =
                 MachineOp::QConv { layout: Layout::ChannelsFirst, spec: spec.clone(), act: *act, out: out.clone() };
-            channels_first(x, &[0], shape, |x, shape| machine(&first, x, shape))
+            channels_first(x, &[0, 6], shape, |x, shape| machine(&first, x, shape))
         }
         MachineOp::Conv { spec, act, layout: Layout::ChannelsFirst } => {
             let (data, w) = (x[0].to_f64s(), x[1].to_f64s());
@@ -77,6 +91,26 @@ fn channels_first(
     movement::permute(&f(&refs, &first)?, &last.from_first(shape.len()))
 }
 
+/// `QLstm`: y, h and c.
+pub(crate) fn lstm(x: &[&Tensor], direction: Direction) -> Result<Vec<Tensor>, RefError> {
+    let weight = |i: usize| {
+        let scheme = QuantScheme { dtype: DType::I8, axis: Some(1), narrow: false };
+        let zero = Tensor::zeros(DType::I8, x[i + 1].shape()).map_err(RefError::Tensor)?;
+        dequantize([x[i], x[i + 1], &zero], &scheme)
+    };
+    let operands = [&real(x, 0)?, &weight(3)?, &weight(5)?, x[7], x[8], x[9]];
+    recurrent::lstm(operands, direction, false, recurrent::Hidden::OwnGrid)
+}
+
+/// The real value of operand `i`, which scale and zero point follow where it is int8.
+fn real(x: &[&Tensor], i: usize) -> Result<Tensor, RefError> {
+    let dtype = x[i].dtype();
+    if !matches!(dtype, DType::I8 | DType::U8) {
+        return Ok(x[i].clone());
+    }
+    dequantize([x[i], x[i + 1], x[i + 2]], &QuantScheme { dtype, axis: None, narrow: false })
+}
+
 /// Every register is rounded to the operands' dtype, as if each instruction were a node.
 fn chain(code: &[ChainInstr], x: &[&Tensor], shape: &[usize]) -> Result<Tensor, RefError> {
     let double = x.iter().any(|t| t.dtype() == DType::F64);
@@ -114,8 +148,8 @@ fn centered(x: &[&Tensor]) -> Result<Vec<i128>, RefError> {
     Ok(ints(x[0])?.into_iter().map(|v| v - zero).collect())
 }
 
-/// act(sum · (sx·sw) + bias), and onto the grid of `out` by the reciprocal of its scale; every operation rounds to f32. The
-/// channel is axis `axis` of `shape`.
+/// act(sum · (sx·sw) + bias + residual), and onto the grid of `out` by the reciprocal of its scale; every operation rounds to f32.
+/// The channel is axis `axis` of `shape`.
 fn requantize(
     sums: &[i128],
     x: &[&Tensor],
@@ -128,14 +162,25 @@ fn requantize(
     let w_scale = channel_values("w scale", x.get(4), shape[axis])?;
     let bias = channel_values("bias", x.get(5), shape[axis])?;
     let inner = product(&shape[axis + 1..]).max(1);
+    let operands = residual_operands(x.len(), out).unwrap_or(0);
+    let residual = match operands {
+        0 => None,
+        1 => Some(x[6].to_f64s().into_iter().map(|v| v as f32).collect::<Vec<f32>>()),
+        _ => {
+            let (scale, zero) =
+                (scalar("residual scale", &x[7].to_f64s())?, scalar("residual zero point", &ints(x[8])?)?);
+            Some(ints(x[6])?.into_iter().map(|q| (q - zero) as f32 * scale as f32).collect())
+        }
+    };
     let real = |(i, &sum): (usize, &i128)| {
         let c = i / inner % shape[axis];
-        activate(act, f64::from(sum as f32 * (x_scale * w_scale[c] as f32) + bias[c] as f32))
+        let v = sum as f32 * (x_scale * w_scale[c] as f32) + bias[c] as f32;
+        activate(act, f64::from(residual.as_ref().map_or(v, |r| v + r[i])))
     };
     let reals: Vec<f64> = sums.iter().enumerate().map(real).collect();
     let Some(scheme) = out else { return store_floats(DType::F32, shape, reals) };
-    let scale = scalar("out scale", &x[6].to_f64s())?;
-    let zero = scalar("out zero point", &ints(x[7])?)?;
+    let scale = scalar("out scale", &x[6 + operands].to_f64s())?;
+    let zero = scalar("out zero point", &ints(x[7 + operands])?)?;
     let inverse = f64::from(1.0 / scale as f32);
     let on_grid = |v: f64| quantize_one(f64::from(v as f32 * inverse as f32), 1.0, zero, true, scheme.range());
     let quantized = reals.into_iter().map(on_grid).collect();

@@ -19,6 +19,18 @@ pub(crate) fn fake_quant([x, scale, zero]: [&Tensor; 3], scheme: &QuantScheme) -
     from_grid(&to_grid([x, scale, zero], scheme)?, x.shape(), [scale, zero], scheme)
 }
 
+/// The U8 grid of x's own range, and x on it.
+pub(crate) fn dynamic_quantize(x: &Tensor) -> Result<Vec<Tensor>, RefError> {
+    let values = x.to_f64s();
+    let (low, high) = values.iter().fold((0.0f64, 0.0f64), |(low, high), &v| (low.min(v), high.max(v)));
+    let scale = (high as f32 - low as f32) / 255.0;
+    let scale = if scale == 0.0 { 1.0 } else { scale };
+    let zero = (-(low as f32) / scale).round_ties_even().clamp(0.0, 255.0) as u8;
+    let scheme = QuantScheme { dtype: DType::U8, axis: None, narrow: false };
+    let (scale, zero) = (Tensor::scalar(scale), Tensor::scalar(zero));
+    Ok(vec![quantize([x, &scale, &zero], &scheme)?, scale, zero])
+}
+
 /// saturate(round_half_even(v / scale) + zero point), in `f32` when `single`; NaN gives 0.
 pub(crate) fn quantize_one(v: f64, scale: f64, zero: i128, single: bool, (lo, hi): (i64, i64)) -> i128 {
     let quotient = if single { f64::from(v as f32 / scale as f32) } else { v / scale };

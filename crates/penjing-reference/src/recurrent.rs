@@ -3,9 +3,27 @@
 use crate::{
     RefError,
     data::{count, store_floats},
+    quant::{dequantize, dynamic_quantize},
 };
-use penjing_ir::Direction;
-use penjing_tensor::Tensor;
+use penjing_ir::{Direction, QuantScheme};
+use penjing_tensor::{DType, Tensor};
+
+/// What the recurrent product reads of the hidden state.
+#[derive(Clone, Copy)]
+pub(crate) enum Hidden {
+    /// The state itself.
+    Real,
+    /// The state of all batch rows on the U8 grid of its own range.
+    OwnGrid,
+}
+
+/// The values as `DynamicQuantize` rounds them.
+fn on_own_grid(values: Vec<f64>) -> Result<Vec<f64>, RefError> {
+    let x = Tensor::from_vec(&[values.len()], values.into_iter().map(|v| v as f32).collect())?;
+    let parts = dynamic_quantize(&x)?;
+    let scheme = QuantScheme { dtype: DType::U8, axis: None, narrow: false };
+    Ok(dequantize([&parts[0], &parts[1], &parts[2]], &scheme)?.to_f64s())
+}
 
 /// Extents T, D, B, I and H of one LSTM.
 #[derive(Clone, Copy)]
@@ -40,6 +58,7 @@ pub(crate) fn lstm(
     [x, w, r, b, h0, c0]: [&Tensor; 6],
     direction: Direction,
     reserve: bool,
+    hidden: Hidden,
 ) -> Result<Vec<Tensor>, RefError> {
     let n = Extents::of(x, r);
     let (y_shape, state_shape, kept_shape) = ([n.t, n.d, n.b, n.h], [n.d, n.b, n.h], [n.t, n.d, n.b, 5 * n.h]);
@@ -49,6 +68,11 @@ pub(crate) fn lstm(
     let (mut hs, mut cs) = (h0.to_f64s(), c0.to_f64s());
     for d in 0..n.d {
         for t in times(direction, d, n.t) {
+            let whole = hs[d * n.b * n.h..][..n.b * n.h].to_vec();
+            let before = match hidden {
+                Hidden::Real => whole,
+                Hidden::OwnGrid => on_own_grid(whole)?,
+            };
             for b in 0..n.b {
                 let state = (d * n.b + b) * n.h;
                 let x_row = &xs[(t * n.b + b) * n.i..][..n.i];
@@ -57,7 +81,7 @@ pub(crate) fn lstm(
                         let w_row = &ws[(d * 4 * n.h + g) * n.i..][..n.i];
                         let r_row = &rs[(d * 4 * n.h + g) * n.h..][..n.h];
                         let bias = bs[d * 8 * n.h + g] + bs[d * 8 * n.h + 4 * n.h + g];
-                        dot(w_row, x_row) + dot(r_row, &hs[state..][..n.h]) + bias
+                        dot(w_row, x_row) + dot(r_row, &before[b * n.h..][..n.h]) + bias
                     })
                     .collect();
                 let out = &mut kept[n.row(t, d, b, 5 * n.h)..][..5 * n.h];

@@ -581,6 +581,40 @@ fn fused_ops_are_their_parts() {
 }
 
 #[test]
+fn integer_residuals_chains_and_cells() {
+    let machine = |m| Op::Machine(m);
+    let byte = |dtype, v: i64| int(dtype, &[], &[v]);
+    // 2·3·0.5·0.25 = 0.75, + 1 = 1.75, and with the residual (7 − 5)·0.5 = 2.75.
+    let op = machine(MachineOp::QMatMul { trans_b: true, act: Activation::None, out: None });
+    let (x, w) = (int(DType::U8, &[1, 1], &[12]), int(DType::I8, &[1, 1], &[3]));
+    let (half, ten, quarter, bias) = (f(&[], &[0.5]), byte(DType::U8, 10), f(&[1], &[0.25]), f(&[1], &[1.0]));
+    let common = [&x, &half, &ten, &w, &quarter, &bias];
+    let (r, zero) = (int(DType::I8, &[1, 1], &[7]), byte(DType::I8, 5));
+    is(op.clone(), &[&common[..], &[&r, &half, &zero]].concat(), &f(&[1, 1], &[2.75]));
+    is(op, &[&common[..], &[&f(&[1, 1], &[-4.0])]].concat(), &f(&[1, 1], &[-2.25]));
+    // relu((q − 5)·0.5 + y), on the grid 0.25 · (q − 2).
+    let code = vec![ChainInstr::Binary(Binary::Add, 0, 1), ChainInstr::Unary(Unary::Relu, 2)];
+    let out = Some(QuantScheme { dtype: DType::U8, axis: None, narrow: false });
+    let op = machine(MachineOp::QChain { code, out });
+    let (q, y, scale) = (int(DType::I8, &[3], &[7, 1, 127]), f(&[3], &[0.5, 0.25, 9.0]), f(&[], &[0.25]));
+    is(op, &[&q, &half, &zero, &y, &scale, &byte(DType::U8, 2)], &int(DType::U8, &[3], &[8, 2, 255]));
+    // −1 … 4.1 in steps of 0.02; 0 is the 50th.
+    let (x, grid) = (f(&[3], &[-1.0, 4.1, 0.02]), [0.02f32, 50.0]);
+    let parts = eval_op(&Op::DynamicQuantize, &[&x]).unwrap();
+    assert_eq!(parts[0], int(DType::U8, &[3], &[0, 255, 51]));
+    assert_eq!([parts[1].to_f64s()[0] as f32, parts[2].to_f64s()[0] as f32], grid);
+    // A cell whose forget gate is wide open and whose other gates are shut keeps its state.
+    let lstm = machine(MachineOp::QLstm { direction: Direction::Forward });
+    let x = int(DType::U8, &[2, 1, 1], &[3, 250]);
+    let zeros = int(DType::I8, &[1, 4, 1], &[0; 4]);
+    let (ones, b) = (f(&[4], &[1.0; 4]), f(&[1, 8], &[-99.0, 99.0, 99.0, 0.0, 0.0, 0.0, 0.0, 0.0]));
+    let (h0, c0) = (f(&[1, 1, 1], &[0.3]), f(&[1, 1, 1], &[0.5]));
+    let got = eval_op(&lstm, &[&x, &half, &ten, &zeros, &ones, &zeros, &ones, &b, &h0, &c0]).unwrap();
+    assert!(got[0].to_f64s().iter().all(|h| (h - 0.5f64.tanh()).abs() < 1e-6));
+    assert!((got[2].to_f64s()[0] - 0.5).abs() < 1e-6);
+}
+
+#[test]
 fn hostile_operands_are_errors() {
     let x = f(&[2], &[1.0, 2.0]);
     assert!(matches!(eval_op(&Op::Binary(Binary::Add), &[&x]), Err(RefError::Operands { .. })));

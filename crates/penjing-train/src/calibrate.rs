@@ -8,6 +8,7 @@ use penjing_compress::{
 use penjing_data::Loader;
 use penjing_exec::Target;
 use penjing_ir::{Model, ValueId};
+use penjing_tensor::Tensor;
 use std::collections::BTreeMap;
 
 /// The range of every activation that quantization will put on a grid, over at most `batches` batches of the loader: one
@@ -20,11 +21,24 @@ pub fn calibrate(
     target: Target,
 ) -> Result<BTreeMap<ValueId, Range>, TrainError> {
     let input = single_input(model, loader)?;
-    let mut inference = Inference::new(&observer(model, config)?, target)?;
     let n = loader.batches_per_epoch().min(batches);
-    let mut seen = Vec::with_capacity(n);
-    for index in 0..n {
-        let outputs = inference.run(&[(&input, &loader.batch(0, index)?.x)])?;
+    let batch = |index| Ok(BTreeMap::from([(input.clone(), loader.batch(0, index)?.x)]));
+    calibrate_on(model, config, (0..n).map(batch), target)
+}
+
+/// As [`calibrate`], over batches that name the array of each input.
+pub fn calibrate_on(
+    model: &Model,
+    config: &QuantizeConfig,
+    batches: impl IntoIterator<Item = Result<BTreeMap<String, Tensor>, TrainError>>,
+    target: Target,
+) -> Result<BTreeMap<ValueId, Range>, TrainError> {
+    let mut inference = Inference::new(&observer(model, config)?, target)?;
+    let mut seen = Vec::new();
+    for batch in batches {
+        let batch = batch?;
+        let inputs: Vec<(&str, &Tensor)> = batch.iter().map(|(name, t)| (name.as_str(), t)).collect();
+        let outputs = inference.run(&inputs)?;
         let scalars =
             outputs.iter().filter(|(_, t)| t.len() == 1).map(|(name, t)| (name.clone(), t.to_f64s()[0] as f32));
         seen.push(scalars.collect::<BTreeMap<String, f32>>());

@@ -9,7 +9,7 @@ mod step_model;
 mod trainer;
 pub mod zoo;
 
-pub use calibrate::calibrate;
+pub use calibrate::{calibrate, calibrate_on};
 pub use checkpoint::{Checkpoint, CheckpointPolicy};
 pub use error::TrainError;
 pub use evaluate::{Evaluation, evaluate};

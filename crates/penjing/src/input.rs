@@ -1,8 +1,9 @@
-//! `--input NAME=FILE.npy`: values for a model's inputs.
+//! What a model is fed: `--input NAME=FILE.npy`, or random numbers.
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use penjing_data::read_npy;
-use penjing_tensor::Tensor;
+use penjing_ir::Fact;
+use penjing_tensor::{DType, Rng, Tensor};
 use std::{collections::BTreeMap, path::PathBuf, str::FromStr};
 
 /// An input's name and its file.
@@ -34,4 +35,21 @@ pub(crate) fn read_inputs(args: &[InputArg]) -> Result<BTreeMap<String, Tensor>>
         }
     }
     Ok(inputs)
+}
+
+/// Normal numbers for floats, zeros for integers.
+pub(crate) fn random(name: &str, fact: &Fact, seed: u64, step: u64) -> Result<Tensor> {
+    let shape = concrete(name, fact)?;
+    let zeros = Tensor::zeros(fact.dtype, &shape).with_context(|| format!("input `{name}`"))?;
+    if !fact.dtype.is_float() {
+        return Ok(zeros);
+    }
+    let rng = Rng::new(seed, name, step);
+    let values = Tensor::from_vec(&shape, (0..zeros.len() as u64).map(|i| rng.normal(i)).collect::<Vec<f32>>())?;
+    Ok(if fact.dtype == DType::F32 { values } else { values.cast(fact.dtype) })
+}
+
+/// The input's shape when nothing in it is free.
+pub(crate) fn concrete(name: &str, fact: &Fact) -> Result<Vec<usize>> {
+    fact.concrete().ok_or_else(|| anyhow!("input `{name}` is {fact}; give its extents with --shape {name}=…"))
 }

@@ -3,6 +3,7 @@
 //! Data go to stdout, talk and progress to stderr. Exit 0: done; 1: the check that was asked for failed; 2: an error.
 
 mod bench_result;
+mod calibration;
 mod cli;
 mod commands;
 mod compare;

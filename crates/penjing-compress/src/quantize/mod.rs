@@ -7,4 +7,4 @@ mod place;
 
 pub use calibrate::{Range, observer, ranges_from};
 pub use convert::to_qdq;
-pub use place::{QuantizeConfig, activations, place_fake_quant};
+pub use place::{QuantizeConfig, WeightRange, activations, place_dynamic, place_fake_quant};

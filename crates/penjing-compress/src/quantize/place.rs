@@ -5,41 +5,63 @@ use crate::{CompressError, product_weights};
 use penjing_ir::{Binary, Model, NodeId, Op, PoolKind, QuantScheme, Reduction, Role, Scope, Unary, ValueId};
 use penjing_tensor::{DType, Tensor};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-/// How a model is quantized. Weights are symmetric I8 (−127..=127) with a scale for each output channel, activations affine U8
+/// How a model is quantized. Weights are symmetric I8 with a scale for each output channel, activations affine U8
 /// with one scale for each tensor (Krishnamoorthi, "Quantizing deep convolutional networks", 2018, section 3).
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct QuantizeConfig {
     /// Products whose node name contains one of these stay in float.
     pub skip: Vec<String>,
+    /// The integers that weights use.
+    pub weight_range: WeightRange,
+}
+
+/// The integers that weights use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WeightRange {
+    /// −127..=127.
+    #[default]
+    Full,
+    /// −64..=64: the sum of two products with any U8 fits 16 bits, which is what processors without dot-product instructions add
+    /// first (`vpmaddubsw`).
+    Reduced,
+}
+
+impl WeightRange {
+    /// The largest integer.
+    fn largest(self) -> f64 {
+        match self {
+            WeightRange::Full => 127.0,
+            WeightRange::Reduced => 64.0,
+        }
+    }
 }
 
 /// The smallest scale of a weight: what a channel of zeros gets, because a scale must be positive.
 const TINY: f64 = 1e-12;
 
 /// The activations that quantization puts on a grid, in graph order: what feeds a convolution or a matrix product that has a
-/// weight, taken before max pooling, reshapes and permutations, so that these run on integers too.
+/// weight, taken before max pooling, reshapes and permutations, so that these run on integers too; and what is added to the
+/// result of a convolution.
 pub fn activations(model: &Model, config: &QuantizeConfig) -> Vec<ValueId> {
-    let mut found: Vec<ValueId> = targets(model, config).into_iter().map(|t| t.activation).collect();
+    let mut found: Vec<ValueId> = places(model, config).reads.into_iter().map(|r| r.value).collect();
     found.sort_unstable();
     found.dedup();
     found
 }
 
 /// Puts `FakeQuant` on weights and activations. Scale and zero point of an activation come from `ranges` and become states
-/// `<value>.scale` and `<value>.zero_point`; a weight's scale follows the weight, max |w| / 127 for each channel, so training keeps
-/// it right. `ranges` has an entry for each of [`activations`].
+/// `<value>.scale` and `<value>.zero_point`; a weight's scale follows the weight, max |w| / 127 (or / 64) for each channel, so
+/// training keeps it right. `ranges` has an entry for each of [`activations`].
 pub fn place_fake_quant(
     model: &mut Model,
     config: &QuantizeConfig,
     ranges: &BTreeMap<ValueId, Range>,
 ) -> Result<(), CompressError> {
-    let targets = targets(model, config);
-    if targets.is_empty() {
-        return Err(CompressError::NothingToDo("quantized"));
-    }
+    let Places { weights, reads } = places(model, config);
     let mut on_grid: BTreeMap<ValueId, ValueId> = BTreeMap::new();
     for activation in activations(model, config) {
         let Some(range) = ranges.get(&activation) else { continue };
@@ -52,72 +74,168 @@ pub fn place_fake_quant(
             model.graph.apply(&format!("{name}/fake_quant"), Op::FakeQuant(scheme), &[activation, scale, zero])?;
         on_grid.insert(activation, quantized);
     }
-    let mut weights: BTreeMap<(ValueId, usize), ValueId> = BTreeMap::new();
-    for target in targets {
-        if let Some(&quantized) = on_grid.get(&target.activation) {
-            let (node, operand) = target.reader;
-            model.graph.node_mut(node).inputs[operand] = quantized;
+    for read in reads {
+        if let Some(&quantized) = on_grid.get(&read.value) {
+            model.graph.node_mut(read.node).inputs[read.operand] = quantized;
         }
-        let key = (target.weight, target.axis);
-        let quantized = match weights.get(&key) {
-            Some(&done) => done,
-            None => fake_quant_weight(model, target.weight, target.axis)?,
+    }
+    place_weights(model, config, weights)
+}
+
+/// Puts `FakeQuant` on weights, and on what feeds their products a grid of its own range, found in every run
+/// (`DynamicQuantize`): no calibration. The result does not train.
+pub fn place_dynamic(model: &mut Model, config: &QuantizeConfig) -> Result<(), CompressError> {
+    let Places { weights, .. } = places(model, config);
+    let mut on_grid: BTreeMap<ValueId, ValueId> = BTreeMap::new();
+    for node in weights.iter().map(|w| w.node) {
+        let activation = model.graph.node(node).inputs[0];
+        let real = match on_grid.get(&activation) {
+            Some(&real) => real,
+            None => {
+                let name = value_name(model, activation);
+                let scheme = QuantScheme { dtype: DType::U8, axis: None, narrow: false };
+                let id = model.graph.add_node(&format!("{name}/quantize"), Op::DynamicQuantize, &[activation])?;
+                let parts = model.graph.node(id).outputs.clone();
+                model.graph.apply(&format!("{name}/dequantize"), Op::Dequantize(scheme), &parts)?
+            }
         };
-        weights.insert(key, quantized);
-        model.graph.node_mut(target.product).inputs[target.weight_operand] = quantized;
+        on_grid.insert(activation, real);
+        on_grid.insert(real, real);
+        model.graph.node_mut(node).inputs[0] = real;
+    }
+    place_weights(model, config, weights)
+}
+
+fn place_weights(model: &mut Model, config: &QuantizeConfig, weights: Vec<WeightPlace>) -> Result<(), CompressError> {
+    if weights.is_empty() {
+        return Err(CompressError::NothingToDo("quantized"));
+    }
+    let mut done: BTreeMap<(ValueId, usize), ValueId> = BTreeMap::new();
+    for WeightPlace { node, operand, axis } in weights {
+        let weight = model.graph.node(node).inputs[operand];
+        let quantized = match done.get(&(weight, axis)) {
+            Some(&quantized) => quantized,
+            None => fake_quant_weight(model, weight, axis, config.weight_range)?,
+        };
+        done.insert((weight, axis), quantized);
+        model.graph.node_mut(node).inputs[operand] = quantized;
     }
     Ok(())
 }
 
-/// One product to quantize.
-struct Target {
-    product: NodeId,
-    weight_operand: usize,
-    weight: ValueId,
-    /// Output-channel axis of the weight.
-    axis: usize,
-    activation: ValueId,
-    /// The node and operand through which the product gets the activation.
-    reader: (NodeId, usize),
+/// Where grids go.
+#[derive(Default)]
+struct Places {
+    weights: Vec<WeightPlace>,
+    reads: Vec<Read>,
 }
 
-fn targets(model: &Model, config: &QuantizeConfig) -> Vec<Target> {
-    let uses = model.graph.uses();
-    let roots = model.roots();
-    let mut targets = Vec::new();
+/// A product's weight.
+struct WeightPlace {
+    node: NodeId,
+    operand: usize,
+    /// Output channels.
+    axis: usize,
+}
+
+/// A node that reads an activation from its grid; other readers keep the float.
+struct Read {
+    value: ValueId,
+    node: NodeId,
+    operand: usize,
+}
+
+fn places(model: &Model, config: &QuantizeConfig) -> Places {
+    let alone = Alone::of(model);
+    let mut places = Places::default();
+    // The convolution that runs last takes the other addend as its residual.
+    let mut residuals: BTreeMap<NodeId, usize> = BTreeMap::new();
     for weight_use in product_weights(model) {
         let node = model.graph.node(weight_use.node);
-        if config.skip.iter().any(|s| node.name.contains(s.as_str())) || weight_use.operand != 1 {
+        let operand = weight_use.operand;
+        if config.skip.iter().any(|s| node.name.contains(s.as_str())) || operand == 0 {
             continue;
         }
         let axis = match node.op {
             Op::Conv(_) => 0,
+            // The gates are the rows of both weights.
+            Op::Lstm { .. } => 1,
             Op::MatMul { trans_a: false, trans_b } if model.graph.fact(node.inputs[1]).rank() == 2 => {
                 usize::from(!trans_b)
             }
             _ => continue,
         };
-        let mut reader = (weight_use.node, 0);
-        let mut activation = node.inputs[0];
-        // Above an op that only moves or picks elements, where nobody else reads between.
-        while let Some(above) = model.graph.producer(activation) {
+        places.weights.push(WeightPlace { node: weight_use.node, operand, axis });
+        if operand > 1 {
+            continue;
+        }
+        places.reads.push(alone.above_movers(model, Read { value: node.inputs[0], node: weight_use.node, operand: 0 }));
+        if matches!(node.op, Op::Conv(_))
+            && let Some((add, operand)) = alone.addition(model, node.outputs[0])
+        {
+            residuals.insert(add, operand);
+        }
+    }
+    for (node, operand) in residuals {
+        places.reads.push(Read { value: model.graph.node(node).inputs[operand], node, operand });
+    }
+    places
+}
+
+/// Which values have one reader.
+struct Alone {
+    uses: Vec<Vec<(NodeId, usize)>>,
+    roots: BTreeSet<ValueId>,
+}
+
+impl Alone {
+    fn of(model: &Model) -> Alone {
+        Alone { uses: model.graph.uses(), roots: model.roots().into_iter().collect() }
+    }
+
+    fn reader(&self, v: ValueId) -> Option<(NodeId, usize)> {
+        match self.uses[v.index()].as_slice() {
+            [one] if !self.roots.contains(&v) => Some(*one),
+            _ => None,
+        }
+    }
+
+    /// The same read above ops that only move or pick elements, where nobody else reads between.
+    fn above_movers(&self, model: &Model, mut read: Read) -> Read {
+        while let Some(above) = model.graph.producer(read.value) {
             let mover = model.graph.node(above);
             let moves =
                 matches!(mover.op, Op::Reshape { .. } | Op::Permute { .. } | Op::Pool { kind: PoolKind::Max, .. });
-            let private = uses[activation.index()].len() == 1 && !roots.contains(&activation);
-            if !(moves && private) {
+            if !moves || self.reader(read.value).is_none() {
                 break;
             }
-            reader = (above, 0);
-            activation = mover.inputs[0];
+            read = Read { value: mover.inputs[0], node: above, operand: 0 };
         }
-        let (product, weight) = (weight_use.node, node.inputs[1]);
-        targets.push(Target { product, weight_operand: 1, weight, axis, activation, reader });
+        read
     }
-    targets
+
+    /// The addition that alone reads a convolution's result, perhaps through its batch normalization, and the operand that is
+    /// the other addend, of the same shape.
+    fn addition(&self, model: &Model, result: ValueId) -> Option<(NodeId, usize)> {
+        let mut v = result;
+        let (mut id, mut operand) = self.reader(v)?;
+        if let Op::BatchNorm { .. } = model.graph.node(id).op {
+            v = model.graph.node(id).outputs[0];
+            (id, operand) = self.reader(v)?;
+        }
+        let node = model.graph.node(id);
+        let other = 1 - operand.min(1);
+        let adds = node.op == Op::Binary(Binary::Add);
+        (adds && model.graph.fact(node.inputs[other]).shape == model.graph.fact(v).shape).then_some((id, other))
+    }
 }
 
-fn fake_quant_weight(model: &mut Model, weight: ValueId, axis: usize) -> Result<ValueId, CompressError> {
+fn fake_quant_weight(
+    model: &mut Model,
+    weight: ValueId,
+    axis: usize,
+    range: WeightRange,
+) -> Result<ValueId, CompressError> {
     let name = value_name(model, weight);
     let fact = model.graph.fact(weight).clone();
     let others: Vec<usize> = (0..fact.rank()).filter(|&a| a != axis).collect();
@@ -127,7 +245,7 @@ fn fake_quant_weight(model: &mut Model, weight: ValueId, axis: usize) -> Result<
     let mut s = Scope::new(&mut model.graph, &format!("{name}/scale"));
     let magnitude = s.unary(Unary::Abs, weight)?;
     let largest = s.reduce(Reduction::Max, magnitude, &others)?;
-    let scale = s.scale(largest, 1.0 / 127.0)?;
+    let scale = s.scale(largest, 1.0 / range.largest())?;
     let tiny = s.scalar(DType::F32, TINY);
     let scale = s.binary(Binary::Max, scale, tiny)?;
     let scale = s.op(Op::StopGradient, &[scale])?;

@@ -9,7 +9,7 @@ mod follow;
 mod reshape;
 
 use super::Readers;
-use penjing_ir::{Activation, Dim, IrError, Layout, MachineOp, Model, Node, NodeId, Op, ValueId};
+use penjing_ir::{Activation, Dim, IrError, Layout, MachineOp, Model, Node, NodeId, Op, ValueId, residual_operands};
 use penjing_reference::eval_op;
 use penjing_tensor::{DType, Tensor};
 use std::collections::BTreeMap;
@@ -181,7 +181,9 @@ pub(super) fn movable(model: &Model, node: &Node) -> Option<(MachineOp, &'static
             (MachineOp::Conv { spec: spec.clone(), act: *act, layout }, &[0, 3], 1)
         }
         Op::Machine(MachineOp::QConv { spec, act, out, layout: Layout::ChannelsFirst }) => {
-            (MachineOp::QConv { spec: spec.clone(), act: *act, out: out.clone(), layout }, &[0], 3)
+            let residual = residual_operands(node.inputs.len(), out.as_ref()).is_some_and(|n| n > 0);
+            let images: &[usize] = if residual { &[0, 6] } else { &[0] };
+            (MachineOp::QConv { spec: spec.clone(), act: *act, out: out.clone(), layout }, images, 3)
         }
         _ => return None,
     };

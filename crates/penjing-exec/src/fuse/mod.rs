@@ -8,7 +8,7 @@ mod layout;
 mod product;
 mod quant;
 
-use penjing_ir::{Activation, Binary, IrError, Model, NodeId, Op, Real, Unary, ValueId};
+use penjing_ir::{Activation, Binary, IrError, Model, NodeId, Op, Real, ValueId};
 
 /// Fuses a bound Canonical model into a Machine one, in an order that leaves each rule its pattern.
 pub fn fuse(model: &Model) -> Result<Model, IrError> {
@@ -17,12 +17,15 @@ pub fn fuse(model: &Model) -> Result<Model, IrError> {
     quant::sink_dequantize(&mut m)?;
     m.compact();
     quant::fuse_quantized_products(&mut m)?;
+    quant::fold_dequantized_constants(&mut m);
     m.compact();
     product::fuse_products(&mut m)?;
     m.compact();
     layout::channels_last(&mut m)?;
     m.compact();
     chain::fuse_chains(&mut m)?;
+    m.compact();
+    quant::fuse_quantized_chains(&mut m)?;
     m.compact();
     Ok(m)
 }
@@ -48,11 +51,6 @@ impl Readers {
             _ => None,
         }
     }
-}
-
-/// The only reader of `v` when it is a ReLU.
-fn only_relu(model: &Model, readers: &Readers, v: ValueId) -> Option<NodeId> {
-    readers.only(v).filter(|&n| model.graph.node(n).op == Op::Unary(Unary::Relu))
 }
 
 /// The activation that is the only reader of `v`, and its result: one unary function, or `Min` of `Max` with scalar constants.

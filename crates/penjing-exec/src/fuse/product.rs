@@ -99,7 +99,7 @@ pub(super) fn only_add(model: &Model, readers: &Readers, v: ValueId) -> Option<(
     })
 }
 
-fn depends_on(model: &Model, v: ValueId, node: NodeId) -> bool {
+pub(super) fn depends_on(model: &Model, v: ValueId, node: NodeId) -> bool {
     model.graph.topological_order(&[v]).is_none_or(|order| order.contains(&node))
 }
 

@@ -1,6 +1,9 @@
 //! QDQ graphs into integer products.
 
-use super::{Readers, only_relu, product::only_add};
+use super::{
+    Readers, only_activation,
+    product::{depends_on, only_add},
+};
 use penjing_ir::{Activation, ConvSpec, IrError, Layout, MachineOp, Model, NodeId, Op, PoolKind, QuantScheme, ValueId};
 use penjing_reference::eval_op;
 use penjing_tensor::{DType, Tensor};
@@ -24,11 +27,12 @@ pub(super) fn sink_dequantize(model: &mut Model) -> Result<(), IrError> {
     Ok(())
 }
 
-/// DQ, product, bias, ReLU, Q → `machine.QConv` or `machine.QMatMul`.
+/// DQ, product, bias, residual behind a DQ, limits, Q → `machine.QConv` or `machine.QMatMul`; DQ, LSTM → `machine.QLstm`.
 pub(super) fn fuse_quantized_products(model: &mut Model) -> Result<(), IrError> {
     let readers = Readers::of(model);
     for id in model.graph.node_ids().collect::<Vec<_>>() {
         fuse_one(model, &readers, id)?;
+        fuse_lstm(model, id)?;
     }
     Ok(())
 }
@@ -47,11 +51,10 @@ fn fuse_one(model: &mut Model, readers: &Readers, id: NodeId) -> Result<(), IrEr
     };
     let Some((x, x_scale, x_zero, x_scheme)) = dequantized(model, node.inputs[0]) else { return Ok(()) };
     let Some((w, w_scale, w_zero, w_scheme)) = dequantized(model, node.inputs[1]) else { return Ok(()) };
-    let activations_fit = x_scheme.axis.is_none() && matches!(x_scheme.dtype, DType::I8 | DType::U8);
     let axis_fits = w_scheme.axis.is_none_or(|a| a == weight_axis);
     let symmetric = model.graph.as_const(w_zero).is_some_and(|z| z.to_f64s().iter().all(|&v| v == 0.0));
     let matrix = matches!(product, Product::Conv(_)) || model.graph.fact(w).rank() == 2;
-    if !(activations_fit && axis_fits && symmetric && matrix && w_scheme.dtype == DType::I8) {
+    if !(is_int8_tensor(&x_scheme) && axis_fits && symmetric && matrix && w_scheme.dtype == DType::I8) {
         return Ok(());
     }
     let rows = model.graph.fact(w).shape[weight_axis].clone();
@@ -66,23 +69,17 @@ fn fuse_one(model: &mut Model, readers: &Readers, id: NodeId) -> Result<(), IrEr
         last = model.graph.node(add).outputs[0];
     }
     let Some(bias) = bias.or_else(|| zeros(model, &rows)).map(|b| folded(model, b)) else { return Ok(()) };
-    let relu = only_relu(model, readers, last);
-    last = relu.map_or(last, |r| model.graph.node(r).outputs[0]);
-    let act = if relu.is_some() { Activation::Relu } else { Activation::None };
+    let residual = match product {
+        Product::Conv(_) => residual(model, readers, id, last),
+        Product::MatMul { .. } => None,
+    };
+    last = residual.as_ref().map_or(last, |r| r.sum);
+    let limits = |a: &Activation| matches!(a, Activation::Relu | Activation::Clamp { .. });
+    let act = only_activation(model, readers, last).filter(|(a, _)| limits(a));
+    let (act, mut last) = act.unwrap_or((Activation::None, last));
     let mut inputs = vec![x, x_scale, x_zero, w, w_scale, bias];
-    let mut out = None;
-    if let Some(q) = readers.only(last)
-        && let Op::Quantize(scheme) = &model.graph.node(q).op
-        && model.graph.node(q).inputs[0] == last
-        && scheme.axis.is_none()
-        && matches!(scheme.dtype, DType::I8 | DType::U8)
-    {
-        let scheme = scheme.clone();
-        let quantize = model.graph.node(q);
-        inputs.extend([quantize.inputs[1], quantize.inputs[2]]);
-        last = quantize.outputs[0];
-        out = Some(scheme);
-    }
+    inputs.extend(residual.iter().flat_map(|r| r.operands));
+    let out = take_quantize(model, readers, &mut last, &mut inputs);
     let op = match product {
         Product::Conv(spec) => MachineOp::QConv { spec, act, out, layout: Layout::ChannelsFirst },
         Product::MatMul { trans_b } => MachineOp::QMatMul { trans_b, act, out },
@@ -90,6 +87,109 @@ fn fuse_one(model: &mut Model, readers: &Readers, id: NodeId) -> Result<(), IrEr
     let fused = model.graph.apply(&node.name, Op::Machine(op), &inputs)?;
     model.replace_uses(last, fused);
     Ok(())
+}
+
+/// Chains that read int8 operands from behind a DQ or whose result is quantized → `machine.QChain`: the integers are all that
+/// moves through memory.
+pub(super) fn fuse_quantized_chains(model: &mut Model) -> Result<(), IrError> {
+    let readers = Readers::of(model);
+    for id in model.graph.node_ids().collect::<Vec<_>>() {
+        let node = model.graph.node(id).clone();
+        let Op::Machine(MachineOp::Chain(code)) = node.op else { continue };
+        let mut inputs = Vec::new();
+        for &v in &node.inputs {
+            match dequantized(model, v).filter(|(.., scheme)| is_int8_tensor(scheme)) {
+                Some((q, scale, zero, _)) => inputs.extend([q, scale, zero]),
+                None => inputs.push(v),
+            }
+        }
+        let mut last = node.outputs[0];
+        let out = take_quantize(model, &readers, &mut last, &mut inputs);
+        if inputs == node.inputs {
+            continue;
+        }
+        let fused = model.graph.apply(&node.name, Op::Machine(MachineOp::QChain { code, out }), &inputs)?;
+        model.replace_uses(last, fused);
+    }
+    Ok(())
+}
+
+/// Weights that no integer kernel reads become floats once, not in every run.
+pub(super) fn fold_dequantized_constants(model: &mut Model) {
+    for id in model.graph.node_ids().collect::<Vec<_>>() {
+        let node = model.graph.node(id);
+        if let (Op::Dequantize(_), &[result]) = (&node.op, node.outputs.as_slice()) {
+            let real = folded(model, result);
+            model.replace_uses(result, real);
+        }
+    }
+}
+
+/// Takes in the Quantize onto an int8 grid that alone reads `last`: its grid joins the operands.
+fn take_quantize(
+    model: &Model,
+    readers: &Readers,
+    last: &mut ValueId,
+    inputs: &mut Vec<ValueId>,
+) -> Option<QuantScheme> {
+    let quantize = model.graph.node(readers.only(*last)?);
+    let Op::Quantize(scheme) = &quantize.op else { return None };
+    if quantize.inputs[0] != *last || !is_int8_tensor(scheme) {
+        return None;
+    }
+    inputs.extend([quantize.inputs[1], quantize.inputs[2]]);
+    *last = quantize.outputs[0];
+    Some(scheme.clone())
+}
+
+/// Whether the grid is of 8 bits with one scale for the whole tensor.
+fn is_int8_tensor(scheme: &QuantScheme) -> bool {
+    scheme.axis.is_none() && matches!(scheme.dtype, DType::I8 | DType::U8)
+}
+
+/// LSTM whose input and weights lie behind a DQ → `machine.QLstm`.
+fn fuse_lstm(model: &mut Model, id: NodeId) -> Result<(), IrError> {
+    let node = model.graph.node(id).clone();
+    let Op::Lstm { direction, reserve: false } = node.op else { return Ok(()) };
+    let [x, w, r] = [0, 1, 2].map(|i| dequantized(model, node.inputs[i]));
+    let (Some((x, x_scale, x_zero, x_scheme)), Some(w), Some(r)) = (x, w, r) else { return Ok(()) };
+    let gates = model.graph.fact(node.inputs[1]).shape[1].as_const().unwrap_or(0);
+    let mut weight = |(q, scale, zero, scheme): (ValueId, ValueId, ValueId, QuantScheme)| {
+        let symmetric = model.graph.as_const(zero)?.to_f64s().iter().all(|&z| z == 0.0);
+        let fits = scheme.dtype == DType::I8 && scheme.axis.is_none_or(|a| a == 1) && symmetric;
+        let scale = scale_vector(model, scale, gates).filter(|_| fits)?;
+        Some([q, scale])
+    };
+    let (Some([w, w_scale]), Some([r, r_scale])) = (weight(w), weight(r)) else { return Ok(()) };
+    if !is_int8_tensor(&x_scheme) {
+        return Ok(());
+    }
+    let inputs = [x, x_scale, x_zero, w, w_scale, r, r_scale, node.inputs[3], node.inputs[4], node.inputs[5]];
+    let fused = model.graph.add_node(&node.name, Op::Machine(MachineOp::QLstm { direction }), &inputs)?;
+    for (slot, &old) in node.outputs.iter().enumerate() {
+        let new = model.graph.node(fused).outputs[slot];
+        model.replace_uses(old, new);
+    }
+    Ok(())
+}
+
+/// What is added to a convolution's result.
+struct Residual {
+    /// Elements, scale and zero point.
+    operands: [ValueId; 3],
+    /// The result of the addition.
+    sum: ValueId,
+}
+
+/// The int8 tensor of the same shape that is added to `v`, a result of the product `id`, when it exists before the product runs,
+/// whatever order the schedule takes.
+fn residual(model: &Model, readers: &Readers, id: NodeId, v: ValueId) -> Option<Residual> {
+    let (add, other) = only_add(model, readers, v)?;
+    let (q, scale, zero, scheme) = dequantized(model, other)?;
+    let same = model.graph.fact(other).shape == model.graph.fact(v).shape;
+    let sum = model.graph.node(add).outputs[0];
+    (is_int8_tensor(&scheme) && same && !depends_on(model, other, id))
+        .then_some(Residual { operands: [q, scale, zero], sum })
 }
 
 /// Operands and scheme of the Dequantize that makes `v`.

@@ -1,11 +1,15 @@
 //! Chains as programs of the block-wise register machine.
 
-use super::{Call, Kernel, Run, RunError, Site};
-use penjing_ir::{Binary, ChainInstr, Compare, Unary};
+use super::{
+    Call, Kernel, Run, RunError, Site,
+    quant::{activation, grid, limits, short},
+};
+use penjing_ir::{Binary, ChainInstr, Compare, QuantScheme, Unary, chain_operands};
 use penjing_kernels::{
     KernelError,
     elementwise::{BinaryOp, Data, Input, Layout, Output, Program, ProgramBuilder, UnaryOp, Value, run_program},
 };
+use penjing_tensor::DType;
 
 /// Which element of an operand belongs to an element of the result.
 enum Fit {
@@ -13,6 +17,17 @@ enum Fit {
     Scalar,
     Channel { inner: usize },
     Strided(Vec<usize>),
+}
+
+impl Fit {
+    fn layout<'a>(&'a self, shape: &'a [usize]) -> Layout<'a> {
+        match self {
+            Fit::Full => Layout::Full,
+            Fit::Scalar => Layout::Scalar,
+            Fit::Channel { inner } => Layout::Channel { inner: *inner },
+            Fit::Strided(strides) => Layout::Strided { shape, strides },
+        }
+    }
 }
 
 pub(super) fn chain(site: &Site, code: &[ChainInstr]) -> Option<Kernel> {
@@ -28,6 +43,44 @@ pub(super) fn chain(site: &Site, code: &[ChainInstr]) -> Option<Kernel> {
     })
 }
 
+/// A chain between int8 and float tensors.
+pub(super) fn qchain(site: &Site, code: &[ChainInstr], out: Option<&QuantScheme>) -> Option<Kernel> {
+    let dtypes: Vec<DType> = site.operands.iter().map(|o| o.dtype).collect();
+    let at = chain_operands(&dtypes, out)?;
+    let program = compile(code, at.len())?;
+    let shape = site.results[0].shape.clone();
+    let operands: Vec<(usize, DType, Fit)> =
+        at.into_iter().map(|i| (i, dtypes[i], fit(&site.operands[i].shape, &shape))).collect();
+    let out = match out {
+        None => None,
+        Some(scheme) => Some((scheme.dtype, limits(scheme)?)),
+    };
+    let grid_at = dtypes.len().saturating_sub(2);
+    let kind = out.map_or("f32".into(), |(dtype, _)| format!("q{}", short(dtype)));
+    Some(Kernel::call(site, &format!("q8-{kind}-chain.{}", program.instructions()), move |call| {
+        let views = &mut call.views;
+        let mut inputs = Vec::with_capacity(operands.len());
+        for (i, dtype, fit) in &operands {
+            let data = match dtype {
+                DType::F32 => Data::F32(views.read(*i)?),
+                _ => Data::Int8(activation(*dtype, views, *i)?),
+            };
+            inputs.push(Input { data, layout: fit.layout(&shape) });
+        }
+        let result = match out {
+            None => Output::F32(views.write(0)?),
+            Some((dtype, limits)) => {
+                let grid = grid(dtype, limits, views, grid_at)?;
+                match dtype {
+                    DType::I8 => Output::I8(views.write(0)?, grid),
+                    _ => Output::U8(views.write(0)?, grid),
+                }
+            }
+        };
+        Ok(run_program(call.ctx, &program, shape.iter().product(), &inputs, &mut [result])?)
+    }))
+}
+
 fn run(call: &mut Call<'_>, program: &Program, shape: &[usize], fits: &[Fit]) -> Result<(), RunError> {
     let out = call.views.write::<f32>(0)?;
     let mut inputs = Vec::with_capacity(fits.len());
@@ -37,13 +90,7 @@ fn run(call: &mut Call<'_>, program: &Program, shape: &[usize], fits: &[Fit]) ->
             Err(KernelError::NoView(_)) => Data::InPlace(0),
             Err(e) => return Err(e.into()),
         };
-        let layout = match fit {
-            Fit::Full => Layout::Full,
-            Fit::Scalar => Layout::Scalar,
-            Fit::Channel { inner } => Layout::Channel { inner: *inner },
-            Fit::Strided(strides) => Layout::Strided { shape, strides },
-        };
-        inputs.push(Input { data, layout });
+        inputs.push(Input { data, layout: fit.layout(shape) });
     }
     Ok(run_program(call.ctx, program, out.len(), &inputs, &mut [Output::F32(out)])?)
 }

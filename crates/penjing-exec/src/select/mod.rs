@@ -112,6 +112,7 @@ pub(crate) fn select(model: &Model, id: NodeId, target: &Target) -> Result<Kerne
             run: Run::AllReduce,
         }),
         Op::Machine(MachineOp::Chain(code)) => elementwise::chain(&site, code),
+        Op::Machine(MachineOp::QChain { code, out }) => elementwise::qchain(&site, code, out.as_ref()),
         Op::Conv(_) | Op::ConvTranspose { .. } | Op::ConvWeightGrad { .. } | Op::Machine(MachineOp::Conv { .. }) => {
             conv::select(&site, &node.op)
         }
@@ -119,8 +120,11 @@ pub(crate) fn select(model: &Model, id: NodeId, target: &Target) -> Result<Kerne
         Op::Machine(MachineOp::QConv { .. } | MachineOp::QMatMul { .. })
         | Op::Quantize(_)
         | Op::Dequantize(_)
-        | Op::FakeQuant(_) => quant::select(&site, &node.op),
-        Op::Lstm { .. } | Op::LstmGrad { .. } => recurrent::select(&site, &node.op),
+        | Op::FakeQuant(_)
+        | Op::DynamicQuantize => quant::select(&site, &node.op),
+        Op::Lstm { .. } | Op::LstmGrad { .. } | Op::Machine(MachineOp::QLstm { .. }) => {
+            recurrent::select(&site, &node.op)
+        }
         Op::BatchNormTrain { .. }
         | Op::BatchNormGrad { .. }
         | Op::LayerNorm { .. }

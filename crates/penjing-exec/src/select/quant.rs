@@ -5,25 +5,25 @@ use super::{
     conv::{clamp, shape},
     site::{around, channels_first},
 };
-use penjing_ir::{Activation, ConvSpec, Layout, MachineOp, Op, QuantScheme};
+use penjing_ir::{Activation, ConvSpec, Layout, MachineOp, Op, QuantScheme, residual_operands};
 use penjing_kernels::{
     KernelError,
+    arena::Views,
     gemm::Clamp,
     int8::{
-        ByteType, Bytes, BytesMut, Grid, Limits, PackedConvI8, PackedQConvLast, PackedQGemm, QEpilogue, QOut, QTensor,
-        Scales, WeightLayout, dequantize, fake_quant, qconv, qconv_last, qgemm, quantize,
+        ByteType, Bytes, BytesMut, Grid, Limits, PackedConvI8, PackedQConvLast, PackedQGemm, QEpilogue, QOut,
+        QResidual, QTensor, Scales, WeightLayout, dequantize, dynamic_quantize, fake_quant, qconv, qconv_last, qgemm,
+        quantize,
     },
 };
 use penjing_tensor::DType;
 
 /// Views of a fused product, in the order of its operands without the weight.
 const X: usize = 0;
-const X_SCALE: usize = 1;
-const X_ZERO: usize = 2;
 const W_SCALE: usize = 3;
 const BIAS: usize = 4;
-const OUT_SCALE: usize = 5;
-const OUT_ZERO: usize = 6;
+/// Of the residual, if there is one; then of the result's grid.
+const REST: usize = 5;
 /// The operand that is packed ahead.
 const WEIGHT: usize = 3;
 
@@ -37,6 +37,13 @@ pub(super) fn select(site: &Site, op: &Op) -> Option<Kernel> {
         }
         Op::Machine(MachineOp::QMatMul { trans_b, act, out }) => matmul(site, *trans_b, act, out.as_ref()),
         Op::Quantize(scheme) | Op::Dequantize(scheme) | Op::FakeQuant(scheme) => convert(site, op, scheme),
+        Op::DynamicQuantize => Some(Kernel::call(site, "f32-qu8-dynamic_quantize", |call| {
+            let views = &mut call.views;
+            let (scale, zero) = dynamic_quantize(call.ctx, views.read(0)?, views.write(0)?)?;
+            *views.write::<f32>(1)?.first_mut().ok_or(EMPTY)? = scale;
+            *views.write::<u8>(2)?.first_mut().ok_or(EMPTY)? = zero;
+            Ok(())
+        })),
         _ => None,
     }
 }
@@ -46,6 +53,9 @@ fn conv(site: &Site, spec: &ConvSpec, act: &Activation, out: Option<&QuantScheme
     let shape = shape(spec, &site.operands[X].shape, &w.shape, &site.results[0].shape)?;
     let packed = PackedConvI8::new(&shape, w.content.as_ref()?.as_slice().ok()?).ok()?;
     let product = Product::new(site, act, out)?;
+    if product.residual.is_some() {
+        return None;
+    }
     let kernel = Kernel::call(site, &product.name("conv"), move |call| {
         product.run(call, |call, x, epilogue, y| qconv(call.ctx, &shape, x, &packed, epilogue, y))
     });
@@ -86,20 +96,26 @@ fn without_weight(site: &Site) -> Vec<usize> {
 struct Product {
     x: DType,
     clamp: Clamp,
+    residual: Option<DType>,
     out: Option<(DType, Limits)>,
 }
 
 impl Product {
     fn new(site: &Site, act: &Activation, out: Option<&QuantScheme>) -> Option<Product> {
+        let residual = match residual_operands(site.operands.len(), out)? {
+            0 => None,
+            _ => Some(site.operands[WEIGHT + 3].dtype),
+        };
         let out = match out {
             Some(scheme) => Some((scheme.dtype, limits(scheme)?)),
             None => None,
         };
         let x = site.operands[X].dtype;
-        matches!(x, DType::I8 | DType::U8).then_some(Product { x, clamp: clamp(act)?, out })
+        matches!(x, DType::I8 | DType::U8).then_some(Product { x, clamp: clamp(act)?, residual, out })
     }
 
     fn name(&self, op: &str) -> String {
+        let op = if self.residual.is_some() { format!("{op}_add") } else { op.into() };
         format!("q{}-{}-qc8w-{op}", short(self.x), self.out.map_or("f32".into(), |(d, _)| format!("q{}", short(d))))
     }
 
@@ -109,15 +125,18 @@ impl Product {
         kernel: impl Fn(&Call<'c>, QTensor<'_>, &QEpilogue<'_>, QOut<'_>) -> Result<(), KernelError>,
     ) -> Result<(), RunError> {
         let views = &mut call.views;
-        let data = bytes(self.x, views.read(X)?);
-        let x = QTensor { data, scale: first(views.read::<f32>(X_SCALE)?)?, zero: code(self.x, views.read(X_ZERO)?)? };
+        let x = activation(self.x, views, X)?;
         let (w_scale, bias) = (views.read(W_SCALE)?, Some(views.read(BIAS)?));
-        let epilogue = QEpilogue { w_scale, bias, residual: None, clamp: self.clamp };
+        let (residual, rest) = match self.residual {
+            None => (None, REST),
+            Some(DType::F32) => (Some(QResidual::F32(views.read(REST)?)), REST + 1),
+            Some(dtype) => (Some(QResidual::Int(activation(dtype, views, REST)?)), REST + 3),
+        };
+        let epilogue = QEpilogue { w_scale, bias, residual, clamp: self.clamp };
         let y = match self.out {
             None => QOut::F32(views.write(0)?),
             Some((dtype, limits)) => {
-                let scale = first(views.read::<f32>(OUT_SCALE)?)?;
-                let grid = Grid { scale, zero: code(dtype, views.read(OUT_ZERO)?)?, limits };
+                let grid = grid(dtype, limits, views, rest)?;
                 match dtype {
                     DType::I8 => QOut::I8(views.write(0)?, grid),
                     _ => QOut::U8(views.write(0)?, grid),
@@ -161,17 +180,28 @@ fn convert(site: &Site, op: &Op, scheme: &QuantScheme) -> Option<Kernel> {
     })
 }
 
+/// The int8 tensor of view `i`, which views of its scale and zero point follow.
+pub(super) fn activation<'a>(dtype: DType, views: &Views<'a>, i: usize) -> Result<QTensor<'a>, RunError> {
+    let data = bytes(dtype, views.read(i)?);
+    Ok(QTensor { data, scale: first(views.read::<f32>(i + 1)?)?, zero: code(dtype, views.read(i + 2)?)? })
+}
+
+/// The grid whose scale is view `i` and whose zero point is the next.
+pub(super) fn grid(dtype: DType, limits: Limits, views: &Views<'_>, i: usize) -> Result<Grid, RunError> {
+    Ok(Grid { scale: first(views.read::<f32>(i)?)?, zero: code(dtype, views.read(i + 1)?)?, limits })
+}
+
 /// The grid's integers when the dtype has a kernel.
-fn limits(scheme: &QuantScheme) -> Option<Limits> {
+pub(super) fn limits(scheme: &QuantScheme) -> Option<Limits> {
     let (lo, hi) = scheme.range();
     matches!(scheme.dtype, DType::I8 | DType::U8).then_some(Limits { lo: lo as i32, hi: hi as i32 })
 }
 
-fn byte_type(dtype: DType) -> ByteType {
+pub(super) fn byte_type(dtype: DType) -> ByteType {
     if dtype == DType::I8 { ByteType::I8 } else { ByteType::U8 }
 }
 
-fn short(dtype: DType) -> &'static str {
+pub(super) fn short(dtype: DType) -> &'static str {
     if dtype == DType::I8 { "s8" } else { "u8" }
 }
 
@@ -191,7 +221,7 @@ fn code(dtype: DType, raw: &[u8]) -> Result<i32, RunError> {
 }
 
 fn first<T: Copy>(v: &[T]) -> Result<T, RunError> {
-    v.first()
-        .copied()
-        .ok_or(RunError::Kernel(KernelError::Geometry { kernel: "qscale", why: "a scalar operand is empty" }))
+    v.first().copied().ok_or(EMPTY)
 }
+
+const EMPTY: RunError = RunError::Kernel(KernelError::Geometry { kernel: "qscale", why: "a scalar operand is empty" });

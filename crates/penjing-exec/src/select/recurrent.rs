@@ -1,12 +1,20 @@
 //! LSTM over time, forward and backward.
 
-use super::{Kernel, Site};
-use penjing_ir::{Direction, Op};
+use super::{
+    Kernel, Site,
+    quant::{activation, byte_type, short},
+    site::Operand,
+};
+use penjing_ir::{Direction, MachineOp, Op};
 use penjing_kernels::lstm::{
-    LstmDirection, LstmGrads, LstmOutputs, LstmShape, LstmTape, LstmWeights, PackedLstm, Weights, lstm, lstm_grad,
+    LstmDirection, LstmGrads, LstmOutputs, LstmShape, LstmTape, LstmWeights, PackedLstm, PackedQLstm, QLstmOperands,
+    QLstmWeights, Weights, lstm, lstm_grad, qlstm,
 };
 
 pub(super) fn select(site: &Site, op: &Op) -> Option<Kernel> {
+    if let Op::Machine(MachineOp::QLstm { direction }) = op {
+        return integer(site, *direction);
+    }
     if !site.all_f32() {
         return None;
     }
@@ -18,7 +26,10 @@ pub(super) fn select(site: &Site, op: &Op) -> Option<Kernel> {
 }
 
 fn shape(site: &Site, direction: Direction) -> LstmShape {
-    let [x, r] = [&site.operands[0].shape, &site.operands[2].shape];
+    extents(&site.operands[0].shape, &site.operands[2].shape, direction)
+}
+
+fn extents(x: &[usize], r: &[usize], direction: Direction) -> LstmShape {
     let direction = match direction {
         Direction::Forward => LstmDirection::Forward,
         Direction::Reverse => LstmDirection::Reverse,
@@ -48,6 +59,26 @@ fn forward(site: &Site, shape: LstmShape, reserve: bool) -> Kernel {
         Ok(lstm(call.ctx, &shape, x, weights, h0, c0, LstmOutputs { y, h, c, reserve })?)
     });
     kernel.reading(reads)
+}
+
+fn integer(site: &Site, direction: Direction) -> Option<Kernel> {
+    let [x, w, r] = [0, 3, 5].map(|i| &site.operands[i]);
+    let shape = extents(&x.shape, &r.shape, direction);
+    let codes = |o: &Operand| o.content.clone();
+    let (w, r) = (codes(w)?, codes(r)?);
+    let packed =
+        PackedQLstm::new(&shape, QLstmWeights { w: w.as_slice().ok()?, r: r.as_slice().ok()? }, byte_type(x.dtype))
+            .ok()?;
+    let dtype = x.dtype;
+    let kernel = Kernel::call(site, &format!("q{}-f32-qc8w-lstm", short(dtype)), move |call| {
+        let v = &mut call.views;
+        let x = activation(dtype, v, 0)?;
+        let operands =
+            QLstmOperands { w_scale: v.read(3)?, r_scale: v.read(4)?, b: v.read(5)?, h0: v.read(6)?, c0: v.read(7)? };
+        let (y, h, c) = (v.write(0)?, v.write(1)?, v.write(2)?);
+        Ok(qlstm(call.ctx, &shape, x, &packed, &operands, LstmOutputs { y, h, c, reserve: None })?)
+    });
+    Some(kernel.reading(vec![0, 1, 2, 4, 6, 7, 8, 9]))
 }
 
 fn backward(site: &Site, shape: LstmShape) -> Kernel {

@@ -87,7 +87,8 @@ pub(crate) fn rule(b: &mut Vjp<'_, '_>) -> Grads {
         | Op::DimValues { .. }
         | Op::NonZero { .. }
         | Op::Random { .. }
-        | Op::Quantize(_) => Ok(vec![None; b.node.inputs.len()]),
+        | Op::Quantize(_)
+        | Op::DynamicQuantize => Ok(vec![None; b.node.inputs.len()]),
     }
 }
 

@@ -220,6 +220,7 @@ fn fill(op: &Op, row: &mut Row) {
         Op::Lstm { .. } => recurrent::lstm(row),
         Op::LstmGrad { .. } => recurrent::lstm_grad(row),
         Op::Quantize(scheme) | Op::Dequantize(scheme) | Op::FakeQuant(scheme) => quant::quantize(row, scheme),
+        Op::DynamicQuantize => row.untie_all("the grid depends on the whole tensor"),
         Op::AllReduce => collective::all_reduce(row),
         Op::If { .. } => row.untie_all("the bodies have rows of their own"),
         Op::Machine(_) => row.untie_all("a machine op is laid out already"),

@@ -1,12 +1,18 @@
 //! Facts of fused ops.
 
-use super::{Why, broadcast, check_dtype, check_shape, conv, ensure, matmul, pool};
-use crate::{ChainInstr, Fact, Layout, MachineOp, QuantScheme};
+use super::{Why, broadcast, check_dtype, check_shape, conv, ensure, matmul, pool, recurrent};
+use crate::{ChainInstr, Direction, Fact, Layout, MachineOp, QuantScheme, chain_operands, residual_operands};
 use penjing_tensor::DType;
 
 pub(super) fn machine(op: &MachineOp, x: &[Fact]) -> Result<Fact, Why> {
     match op {
         MachineOp::Chain(code) => chain(code, x),
+        MachineOp::QChain { code, out } => {
+            let dtypes: Vec<DType> = x.iter().map(|f| f.dtype).collect();
+            let at = chain_operands(&dtypes, out.as_ref()).ok_or("an operand's scale or zero point is missing")?;
+            let reals: Vec<Fact> = at.iter().map(|&i| real(&x[i])).collect();
+            Ok(chain(code, &reals)?.with_dtype(out.as_ref().map_or(DType::F32, |s| s.dtype)))
+        }
         MachineOp::Conv { spec, layout, .. } => {
             let mut operands = x.get(..3).unwrap_or(x).to_vec();
             operands.iter_mut().take(1).for_each(|data| *data = reordered(data, layout.to_first(data.rank())));
@@ -30,21 +36,39 @@ pub(super) fn machine(op: &MachineOp, x: &[Fact]) -> Result<Fact, Why> {
             Ok(out)
         }
         MachineOp::QConv { spec, out, layout, .. } => {
-            let [data, w] = quantized(x, out.as_ref())?;
+            let [data, w] = quantized(x)?;
             let data = reordered(&data, layout.to_first(data.rank()));
             let result = conv::conv(&[data, w], spec)?;
-            finish(reordered(&result, layout.from_first(result.rank())), out.as_ref())
+            finish(reordered(&result, layout.from_first(result.rank())), x, out.as_ref())
         }
         MachineOp::QMatMul { trans_b, out, .. } => {
-            let [data, w] = quantized(x, out.as_ref())?;
-            finish(matmul::matmul([&data, &w], false, *trans_b)?, out.as_ref())
+            let [data, w] = quantized(x)?;
+            finish(matmul::matmul([&data, &w], false, *trans_b)?, x, out.as_ref())
         }
+        MachineOp::QLstm { direction } => lstm(x, *direction).map(|mut facts| facts.remove(0)),
     }
 }
 
 /// The fact with axis i from axis `perm[i]`.
 fn reordered(fact: &Fact, perm: Vec<usize>) -> Fact {
     Fact { dtype: fact.dtype, shape: perm.into_iter().map(|axis| fact.shape[axis].clone()).collect() }
+}
+
+/// Facts of `QLstm`.
+pub(super) fn lstm(x: &[Fact], direction: Direction) -> Result<Vec<Fact>, Why> {
+    let [data, _, _, w, w_scale, r, r_scale, b, h0, c0] = super::operands(x)?;
+    ensure(matches!(data.dtype, DType::I8 | DType::U8), || format!("x must be int8, {} given", data.dtype))?;
+    for (weight, scale) in [(w, w_scale), (r, r_scale)] {
+        check_dtype(weight, DType::I8)?;
+        ensure(weight.rank() == 3, || format!("a weight of {} axes", weight.rank()))?;
+        check_shape("weight scale", scale, &weight.shape[1..2])?;
+    }
+    recurrent::lstm([&real(data), &real(w), &real(r), b, h0, c0], direction, false)
+}
+
+/// What an int8 value stands for.
+fn real(fact: &Fact) -> Fact {
+    if matches!(fact.dtype, DType::I8 | DType::U8) { fact.with_dtype(DType::F32) } else { fact.clone() }
 }
 
 fn chain(code: &[ChainInstr], x: &[Fact]) -> Result<Fact, Why> {
@@ -67,14 +91,21 @@ fn chain(code: &[ChainInstr], x: &[Fact]) -> Result<Fact, Why> {
 }
 
 /// x and w of a quantised product, as if both were I32, so that the float rules give the shape.
-fn quantized(x: &[Fact], out: Option<&QuantScheme>) -> Result<[Fact; 2], Why> {
-    let want = if out.is_some() { 8 } else { 6 };
-    ensure(x.len() == want, || format!("takes {want} operands, {} given", x.len()))?;
+fn quantized(x: &[Fact]) -> Result<[Fact; 2], Why> {
+    ensure(x.len() >= 6, || format!("takes at least 6 operands, {} given", x.len()))?;
     ensure(matches!(x[0].dtype, DType::I8 | DType::U8), || format!("x must be int8, {} given", x[0].dtype))?;
     check_dtype(&x[3], DType::I8)?;
     Ok([x[0].with_dtype(DType::I32), x[3].with_dtype(DType::I32)])
 }
 
-fn finish(fact: Fact, out: Option<&QuantScheme>) -> Result<Fact, Why> {
-    Ok(fact.with_dtype(out.map_or(DType::F32, |s| s.dtype)))
+/// The result of a quantised product with the sums' shape; checks the operands after the sixth.
+fn finish(sums: Fact, x: &[Fact], out: Option<&QuantScheme>) -> Result<Fact, Why> {
+    let residual = residual_operands(x.len(), out).ok_or_else(|| format!("does not take {} operands", x.len()))?;
+    if residual > 0 {
+        check_shape("residual", &x[6], &sums.shape)?;
+        let dtype = x[6].dtype;
+        let fits = if residual == 1 { dtype == DType::F32 } else { matches!(dtype, DType::I8 | DType::U8) };
+        ensure(fits, || format!("a residual of {residual} operands cannot be {dtype}"))?;
+    }
+    Ok(sums.with_dtype(out.map_or(DType::F32, |s| s.dtype)))
 }

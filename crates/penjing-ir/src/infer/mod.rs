@@ -12,7 +12,7 @@ mod quant;
 mod recurrent;
 mod reduce;
 
-use crate::{Dim, Fact, Op};
+use crate::{Dim, Fact, MachineOp, Op};
 use penjing_tensor::DType;
 
 pub use elementwise::broadcast;
@@ -82,11 +82,13 @@ pub fn infer(op: &Op, x: &[Fact]) -> Result<Vec<Fact>, Why> {
         Op::Quantize(scheme) => vec![quant::quantize(operands(x)?, scheme)?],
         Op::Dequantize(scheme) => vec![quant::dequantize(operands(x)?, scheme)?],
         Op::FakeQuant(scheme) => vec![quant::quantize(operands(x)?, scheme)?.with_dtype(DType::F32)],
+        Op::DynamicQuantize => quant::dynamic_quantize(one(x)?)?,
         Op::AllReduce => {
             ensure(!x.is_empty(), || "needs at least one operand".into())?;
             x.to_vec()
         }
         Op::If { .. } => return Err("its facts come from its bodies; add it with `add_node_with_facts`".into()),
+        Op::Machine(MachineOp::QLstm { direction }) => machine::lstm(x, *direction)?,
         Op::Machine(m) => vec![machine::machine(m, x)?],
     })
 }

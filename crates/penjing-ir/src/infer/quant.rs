@@ -16,6 +16,12 @@ pub(super) fn dequantize([q, scale, zero]: [&Fact; 3], scheme: &QuantScheme) -> 
     Ok(q.with_dtype(DType::F32))
 }
 
+pub(super) fn dynamic_quantize(x: &Fact) -> Result<Vec<Fact>, Why> {
+    check_dtype(x, DType::F32)?;
+    let scalar = |dtype| Fact { dtype, shape: Vec::new() };
+    Ok(vec![x.with_dtype(DType::U8), scalar(DType::F32), scalar(DType::U8)])
+}
+
 pub(super) fn check_grid(x: &Fact, scale: &Fact, zero: &Fact, scheme: &QuantScheme) -> Result<(), Why> {
     ensure(scheme.dtype.is_int(), || format!("{} is not an integer grid", scheme.dtype))?;
     check_dtype(scale, DType::F32)?;

@@ -1,6 +1,7 @@
 //! Ops of the Machine stage: what lowering fuses canonical ops into. Passes over Canonical graphs never see them.
 
-use super::{Binary, Compare, ConvSpec, PoolKind, PoolSpec, QuantScheme, Real, Unary};
+use super::{Binary, Compare, ConvSpec, Direction, PoolKind, PoolSpec, QuantScheme, Real, Unary};
+use penjing_tensor::DType;
 
 /// The order of the axes of a value with channels.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -118,6 +119,14 @@ pub enum ChainInstr {
 pub enum MachineOp {
     /// (x0, x1, …: F32) → their broadcast, computed by the instructions in one pass over memory.
     Chain(Vec<ChainInstr>),
+    /// (x0, x1, …: each F32, or int8 followed by its scale and zero point, then with `out`: out scale, out zero point) → their
+    /// broadcast, computed by the instructions on the real values in one pass over memory, as F32 or on the grid of `out`.
+    QChain {
+        /// As of `Chain`; the registers 0.. are x0, x1, …
+        code: Vec<ChainInstr>,
+        /// The grid of the result; F32 when absent.
+        out: Option<QuantScheme>,
+    },
     /// (x, w: [O, C/groups, kernel..], bias: [O], optional residual of the output's shape) → act(Conv + bias + residual).
     Conv {
         /// Geometry.
@@ -143,8 +152,9 @@ pub enum MachineOp {
         /// Applied last.
         act: Activation,
     },
-    /// (x: int8, x scale, x zero point, w: I8, w scale: [O], bias: F32 [O], then with `out`: out scale, out zero point) →
-    /// act((Σ (x − zx)·w)·sx·sw + bias), as F32, or requantised by `out`.
+    /// (x: int8, x scale, x zero point, w: I8, w scale: [O], bias: F32 [O], then perhaps a residual of the result's shape, F32 or
+    /// int8 with its scale and zero point, then with `out`: out scale, out zero point) →
+    /// act((Σ (x − zx)·w)·sx·sw + bias + residual), as F32, or requantised by `out`.
     QConv {
         /// Geometry.
         spec: ConvSpec,
@@ -164,6 +174,31 @@ pub enum MachineOp {
         /// The grid of the result; F32 when absent.
         out: Option<QuantScheme>,
     },
+    /// (x: int8 [T, B, I], x scale, x zero point, w: I8 [D, 4H, I], w scale: [4H], r: I8 [D, 4H, H], r scale: [4H], b, h0, c0) →
+    /// as `Lstm`, both products on integers. The hidden state that a step multiplies is on the grid of its own range
+    /// (`DynamicQuantize`) over one direction's [B, H]; outputs are not rounded.
+    QLstm {
+        /// Which way time runs.
+        direction: Direction,
+    },
+}
+
+/// Which of the operands with these dtypes are x0, x1, … of a `QChain`. `None` when scales or zero points are missing.
+pub fn chain_operands(dtypes: &[DType], out: Option<&QuantScheme>) -> Option<Vec<usize>> {
+    let end = dtypes.len().checked_sub(if out.is_some() { 2 } else { 0 })?;
+    let (mut found, mut at) = (Vec::new(), 0);
+    while at < end {
+        found.push(at);
+        at += if matches!(dtypes[at], DType::I8 | DType::U8) { 3 } else { 1 };
+    }
+    (at == end).then_some(found)
+}
+
+/// How many operands of an integer product are its residual's: 0 (none), 1 (F32) or 3 (int8, scale, zero point). They start at
+/// operand 6. `None` when a product with this `out` never has `n` operands.
+pub fn residual_operands(n: usize, out: Option<&QuantScheme>) -> Option<usize> {
+    let residual = n.checked_sub(if out.is_some() { 8 } else { 6 })?;
+    matches!(residual, 0 | 1 | 3).then_some(residual)
 }
 
 impl MachineOp {
@@ -171,6 +206,8 @@ impl MachineOp {
     pub fn name(&self) -> &'static str {
         match self {
             MachineOp::Chain(_) => "machine.Chain",
+            MachineOp::QChain { .. } => "machine.QChain",
+            MachineOp::QLstm { .. } => "machine.QLstm",
             MachineOp::Conv { .. } => "machine.Conv",
             MachineOp::Pool { kind: PoolKind::Max, .. } => "machine.MaxPool",
             MachineOp::Pool { kind: PoolKind::Average { .. }, .. } => "machine.AveragePool",

@@ -18,7 +18,7 @@ mod reduce;
 pub use conv::{ConvSpec, conv_extent, conv_transpose_extent};
 pub use elementwise::{Binary, Compare, Real, Unary};
 pub use index::{RandomKind, ScatterReduction};
-pub use machine::{Activation, ChainInstr, Layout, MachineOp};
+pub use machine::{Activation, ChainInstr, Layout, MachineOp, chain_operands, residual_operands};
 pub use movement::{PadMode, SliceRange};
 pub use norm::Eps;
 pub use pool::{PoolKind, PoolSpec, pool_extent};
@@ -331,6 +331,9 @@ pub enum Op {
     Dequantize(QuantScheme),
     /// (x: F32, scale: F32, zero point: scheme.dtype) → Dequantize(Quantize(x)); straight-through derivative inside the range.
     FakeQuant(QuantScheme),
+    /// (x: F32) → (q: U8, scale: F32 [], zero point: U8 []) on the grid of x's own range widened to hold 0: scale = (max − min) /
+    /// 255, or 1 where that is 0; zero point = round_half_even(−min / scale) (ONNX DynamicQuantizeLinear).
+    DynamicQuantize,
 
     // ---- collective ----
     /// (x0, x1, …) → each summed over all ranks; the operands travel as one bucket.
@@ -404,6 +407,7 @@ impl Op {
             Op::Quantize(_) => "Quantize",
             Op::Dequantize(_) => "Dequantize",
             Op::FakeQuant(_) => "FakeQuant",
+            Op::DynamicQuantize => "DynamicQuantize",
             Op::AllReduce => "AllReduce",
             Op::If { .. } => "If",
             Op::Machine(m) => m.name(),

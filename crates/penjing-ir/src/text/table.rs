@@ -55,7 +55,7 @@ pub(super) fn parse_fields(name: &str, c: &mut Cursor<'_>) -> Result<Op, Why> {
 fn visit<F: Fields>(op: &mut Op, f: &mut F) -> Result<(), Why> {
     match op {
         Op::Unary(u) => unary(u, f),
-        Op::Binary(_) | Op::Compare(_) | Op::Select | Op::StopGradient | Op::AllReduce => Ok(()),
+        Op::Binary(_) | Op::Compare(_) | Op::Select | Op::StopGradient | Op::DynamicQuantize | Op::AllReduce => Ok(()),
         Op::Cast(dtype) => f.field("dtype", dtype),
         Op::Reduce { kind: _, axes, keep } => {
             f.field("axes", axes)?;
@@ -198,6 +198,11 @@ fn pool<F: Fields>(kind: &mut PoolKind, spec: &mut PoolSpec, f: &mut F) -> Resul
 fn machine<F: Fields>(m: &mut MachineOp, f: &mut F) -> Result<(), Why> {
     match m {
         MachineOp::Chain(code) => f.field("code", code),
+        MachineOp::QChain { code, out } => {
+            f.field("code", code)?;
+            f.field("out", out)
+        }
+        MachineOp::QLstm { direction } => f.field("direction", direction),
         MachineOp::Conv { spec, act, layout } => {
             conv(spec, f)?;
             f.field("act", act)?;
@@ -293,6 +298,7 @@ fn prototypes() -> Vec<Op> {
         Op::Quantize(_) => [Op::Quantize(grid())],
         Op::Dequantize(_) => [Op::Dequantize(grid())],
         Op::FakeQuant(_) => [Op::FakeQuant(grid())],
+        Op::DynamicQuantize => [Op::DynamicQuantize],
         Op::AllReduce => [Op::AllReduce],
         Op::If { .. } => [Op::If { then_body: BodyId(0), else_body: BodyId(0) }],
         Op::Machine(_) => [Op::Machine(MachineOp::Chain(vec![]))],
@@ -301,6 +307,8 @@ fn prototypes() -> Vec<Op> {
     all.extend(binaries().into_iter().map(Op::Binary));
     let machine = every!(MachineOp:
         MachineOp::Chain(_) => [MachineOp::Chain(vec![])],
+        MachineOp::QChain { .. } => [MachineOp::QChain { code: vec![], out: None }],
+        MachineOp::QLstm { .. } => [MachineOp::QLstm { direction: Direction::Forward }],
         MachineOp::Conv { .. } => [MachineOp::Conv { spec: spec(), act, layout }],
         MachineOp::Pool { .. } => [MachineOp::Pool { kind: PoolKind::Max, spec: pool() },
             MachineOp::Pool { kind: average, spec: pool() }],

@@ -14,7 +14,7 @@ pub(crate) struct Case {
 }
 
 /// Number of `Op` variants; [`number`] is exhaustive, so a new one does not compile before it has a case.
-pub(crate) const VARIANTS: usize = 56;
+pub(crate) const VARIANTS: usize = 59;
 
 pub(crate) fn number(op: &Op) -> usize {
     match op {
@@ -74,6 +74,9 @@ pub(crate) fn number(op: &Op) -> usize {
         Op::Machine(MachineOp::Pool { .. }) => 54,
         Op::Machine(MachineOp::QConv { .. }) => 52,
         Op::Machine(MachineOp::QMatMul { .. }) => 53,
+        Op::DynamicQuantize => 58,
+        Op::Machine(MachineOp::QChain { .. }) => 56,
+        Op::Machine(MachineOp::QLstm { .. }) => 57,
     }
 }
 
@@ -303,6 +306,7 @@ fn rest(add: &mut Add<'_>) {
         add("dequantize", Op::Dequantize(scheme.clone()), vec![q, scale.clone(), zero.clone()]);
         add("fake quantize", Op::FakeQuant(scheme), vec![x, scale, zero]);
     }
+    add("dynamic quantize", Op::DynamicQuantize, vec![normal("x", &[2, 3]).cast(DType::F32)]);
     add("all reduce", Op::AllReduce, floats(&[&[2, 3], &[4]]));
     add("if", Op::If { then_body: BodyId(0), else_body: BodyId(1) }, vec![]);
     let machine = |op| Op::Machine(op);
@@ -313,7 +317,10 @@ fn rest(add: &mut Add<'_>) {
         ChainInstr::Compare(Compare::Less, 3, 1),
         ChainInstr::Select(4, 3, 2),
     ];
-    add("chain", machine(MachineOp::Chain(code)), vec![]);
+    add("chain", machine(MachineOp::Chain(code.clone())), vec![]);
+    let grid = Some(QuantScheme { dtype: DType::I8, axis: None, narrow: false });
+    add("integer chain", machine(MachineOp::QChain { code, out: grid }), vec![]);
+    add("integer lstm", machine(MachineOp::QLstm { direction: Direction::Reverse }), vec![]);
     let act = Activation::Clamp { lo: Real(f64::NEG_INFINITY), hi: Real(6.0) };
     let layout = Layout::ChannelsLast;
     add("fused conv", machine(MachineOp::Conv { spec: ConvSpec::unit(2), act, layout }), vec![]);

@@ -6,6 +6,7 @@ use super::{
 };
 use crate::{
     Ctx, Isa, KernelError,
+    int8::{Byte, Bytes, Grid, Limits, QTensor, Rounding},
     isa::{Math, per_isa},
     pool::Disjoint,
     scratch::with_scratch,
@@ -25,6 +26,8 @@ pub enum Data<'a> {
     F32(&'a [f32]),
     /// Truth values: any byte but 0 reads as 1.
     Bool(&'a [u8]),
+    /// Integers; the program sees the real values.
+    Int8(QTensor<'a>),
     /// What output `.0`, an f32 output, holds before it is overwritten.
     InPlace(usize),
 }
@@ -86,6 +89,10 @@ pub enum Output<'a> {
     F32(&'a mut [f32]),
     /// Truth values: 1 where the value is not 0, else 0.
     Bool(&'a mut [u8]),
+    /// On a grid of i8.
+    I8(&'a mut [i8], Grid),
+    /// On a grid of u8.
+    U8(&'a mut [u8], Grid),
 }
 
 /// Runs `program` for `len` elements. Inputs and outputs are as many as the program has; every output has `len` elements.
@@ -102,6 +109,8 @@ pub fn run_program(
         .map(|o| match o {
             Output::F32(o) => Out::F32(Disjoint::new(o)),
             Output::Bool(o) => Out::Bool(Disjoint::new(o)),
+            Output::I8(o, grid) => Out::I8(Disjoint::new(o), *grid),
+            Output::U8(o, grid) => Out::U8(Disjoint::new(o), *grid),
         })
         .collect();
     let run = Run { program, inputs, outputs: &outs };
@@ -125,6 +134,14 @@ fn check(program: &Program, len: usize, inputs: &[Input<'_>], outputs: &[Output<
         let have = match output {
             Output::F32(o) => o.len(),
             Output::Bool(o) => o.len(),
+            Output::I8(o, grid) => {
+                grid.check(NAME, Limits::I8)?;
+                o.len()
+            }
+            Output::U8(o, grid) => {
+                grid.check(NAME, Limits::U8)?;
+                o.len()
+            }
         };
         if have != len {
             return wrong("output", len, have);
@@ -134,6 +151,10 @@ fn check(program: &Program, len: usize, inputs: &[Input<'_>], outputs: &[Output<
         let have = match input.data {
             Data::F32(x) => x.len(),
             Data::Bool(x) => x.len(),
+            Data::Int8(x) => {
+                x.check(NAME, x.data.byte_type())?;
+                x.data.len()
+            }
             Data::InPlace(o) => {
                 let full = matches!(input.layout, Layout::Full);
                 if !full || !matches!(outputs.get(o), Some(Output::F32(_))) {
@@ -171,6 +192,8 @@ fn check(program: &Program, len: usize, inputs: &[Input<'_>], outputs: &[Output<
 enum Out<'a> {
     F32(Disjoint<'a, f32>),
     Bool(Disjoint<'a, u8>),
+    I8(Disjoint<'a, i8>, Grid),
+    U8(Disjoint<'a, u8>, Grid),
 }
 
 struct Run<'a> {
@@ -221,7 +244,7 @@ impl Run<'_> {
             }
             for (buffer, input) in buffers.chunks_exact_mut(BLOCK).zip(self.inputs) {
                 if let Layout::Scalar = input.layout {
-                    load(input, start, buffer);
+                    load(isa, input, start, buffer);
                 }
             }
             // One pointer for all buffers, so that loading one of them leaves the pointers into the others valid.
@@ -235,14 +258,14 @@ impl Run<'_> {
                         (Data::InPlace(o), _) => match &self.outputs[o] {
                             // SAFETY: inside the output (checked); read before the block is stored.
                             Out::F32(o) => unsafe { o.as_ptr().add(at) }.cast_const(),
-                            Out::Bool(_) => continue,
+                            _ => continue,
                         },
                         (_, layout) => {
                             // SAFETY: there is a block of memory for each input.
                             let buffer = unsafe { base.add(i * BLOCK) };
                             if !matches!(layout, Layout::Scalar) {
                                 // SAFETY: the block has `BLOCK` elements, and nothing else reads it meanwhile.
-                                load(input, at, unsafe { std::slice::from_raw_parts_mut(buffer, len) });
+                                load(isa, input, at, unsafe { std::slice::from_raw_parts_mut(buffer, len) });
                             }
                             buffer.cast_const()
                         }
@@ -261,6 +284,10 @@ impl Run<'_> {
                             let out = unsafe { o.slice(at, len) };
                             out.iter_mut().zip(value).for_each(|(o, &v)| *o = u8::from(v != 0.0));
                         }
+                        // SAFETY: as above.
+                        Out::I8(o, grid) => round_i8(isa, value, *grid, unsafe { o.slice(at, len) }),
+                        // SAFETY: as above.
+                        Out::U8(o, grid) => round_u8(isa, value, *grid, unsafe { o.slice(at, len) }),
                     }
                 }
             }
@@ -269,8 +296,14 @@ impl Run<'_> {
 }
 
 /// Copies the elements of an input that belong to the results from `start` on.
-fn load(input: &Input<'_>, start: usize, out: &mut [f32]) {
+fn load(isa: Isa, input: &Input<'_>, start: usize, out: &mut [f32]) {
     match input.data {
+        Data::Int8(QTensor { data, scale, zero }) => match (data, input.layout) {
+            (Bytes::I8(q), Layout::Full) => real_i8(isa, &q[start..start + out.len()], scale, zero, out),
+            (Bytes::U8(q), Layout::Full) => real_u8(isa, &q[start..start + out.len()], scale, zero, out),
+            (Bytes::I8(q), layout) => gather(layout, q.len(), start, out, |i| (i32::from(q[i]) - zero) as f32 * scale),
+            (Bytes::U8(q), layout) => gather(layout, q.len(), start, out, |i| (i32::from(q[i]) - zero) as f32 * scale),
+        },
         Data::F32(x) => gather(input.layout, x.len(), start, out, |i| x[i]),
         Data::Bool(x) => gather(input.layout, x.len(), start, out, |i| if x[i] == 0 { 0.0 } else { 1.0 }),
         Data::InPlace(_) => {}
@@ -318,6 +351,33 @@ fn walk(shape: &[usize], strides: &[usize], start: usize, out: &mut [f32], value
         }
         i += run;
     }
+}
+
+per_isa! {
+    fn real_i8(q: &[i8], scale: f32, zero: i32, out: &mut [f32]) = real_body
+}
+
+per_isa! {
+    fn real_u8(q: &[u8], scale: f32, zero: i32, out: &mut [f32]) = real_body
+}
+
+#[inline(always)]
+fn real_body<M: Math>(q: &[impl Byte], scale: f32, zero: i32, out: &mut [f32]) {
+    out.iter_mut().zip(q).for_each(|(out, q)| *out = (q.widen() - zero) as f32 * scale);
+}
+
+per_isa! {
+    fn round_i8(x: &[f32], grid: Grid, out: &mut [i8]) = round_body
+}
+
+per_isa! {
+    fn round_u8(x: &[f32], grid: Grid, out: &mut [u8]) = round_body
+}
+
+#[inline(always)]
+fn round_body<M: Math>(x: &[f32], grid: Grid, out: &mut [impl Byte]) {
+    let rounding = Rounding::new(grid);
+    out.iter_mut().zip(x).for_each(|(out, &v)| *out = Byte::narrow(rounding.apply(v)));
 }
 
 per_isa! {

@@ -18,7 +18,7 @@ const ROUND: f32 = 12_582_912.0;
 
 /// A [`Grid`] as the constants of its rounding.
 #[derive(Clone, Copy)]
-pub(super) struct Rounding {
+pub(crate) struct Rounding {
     scale: f32,
     pub(super) inverse: f32,
     /// Limits before the zero point is added.
@@ -32,7 +32,7 @@ pub(super) struct Rounding {
 impl Rounding {
     /// Limits and zero point lie within ±2²⁰.
     #[inline(always)]
-    pub(super) fn new(Grid { scale, zero, limits }: Grid) -> Rounding {
+    pub(crate) fn new(Grid { scale, zero, limits }: Grid) -> Rounding {
         let nan = if limits.lo > 0 { limits.lo } else { limits.hi.min(0) };
         Rounding {
             scale,
@@ -46,7 +46,7 @@ impl Rounding {
 
     /// saturate(round_half_even(v / scale) + zero).
     #[inline(always)]
-    pub(super) fn apply(self, v: f32) -> i32 {
+    pub(crate) fn apply(self, v: f32) -> i32 {
         self.round(v / self.scale)
     }
 

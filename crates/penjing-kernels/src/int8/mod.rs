@@ -9,6 +9,7 @@ mod conv;
 mod conv_last;
 mod depthwise;
 mod dots;
+mod dynamic;
 mod epilogue;
 mod finish;
 mod gemm;
@@ -17,6 +18,8 @@ mod quantize;
 
 pub use conv::{PackedConvI8, qconv};
 pub use conv_last::{PackedQConvLast, qconv_last};
+pub use dynamic::{dynamic_grid, dynamic_quantize};
+pub(crate) use finish::Rounding;
 pub use gemm::{PackedQGemm, WeightLayout, qgemm};
 pub use quantize::{Scales, dequantize, fake_quant, quantize};
 
@@ -94,7 +97,7 @@ pub struct QTensor<'a> {
 
 impl QTensor<'_> {
     /// The zero point is a value of the type, which is `expected`.
-    fn check(&self, kernel: &'static str, expected: ByteType) -> Result<(), KernelError> {
+    pub(crate) fn check(&self, kernel: &'static str, expected: ByteType) -> Result<(), KernelError> {
         let all = match self.data.byte_type() {
             ByteType::I8 => Limits::I8,
             ByteType::U8 => Limits::U8,
@@ -152,7 +155,7 @@ pub struct Grid {
 
 impl Grid {
     /// The numbers must be values of a type with the range `all`.
-    fn check(&self, kernel: &'static str, all: Limits) -> Result<(), KernelError> {
+    pub(crate) fn check(&self, kernel: &'static str, all: Limits) -> Result<(), KernelError> {
         all.check(kernel, self.limits)?;
         if all.has(self.zero) {
             return Ok(());

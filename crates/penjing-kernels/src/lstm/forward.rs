@@ -2,7 +2,7 @@
 
 use super::LstmShape;
 use crate::{
-    Ctx, Isa, KernelError, Pool,
+    Ctx, Isa, KernelError,
     gemm::{Accumulate, Bias, Epilogue, GemmShape, Lhs, Mat, PackedRhs, Rhs, gemm},
     isa::{Math, per_isa},
     math::{sigmoid, tanh},
@@ -49,10 +49,6 @@ struct Direction {
 impl PackedLstm {
     /// Packs the weights of `shape`; its steps and batch do not matter.
     pub fn new(isa: Isa, shape: &LstmShape, weights: Weights<'_>) -> Result<PackedLstm, KernelError> {
-        PackedLstm::pack(Ctx { isa, pool: &Pool::new(1) }, shape, weights)
-    }
-
-    fn pack(cx: Ctx<'_>, shape: &LstmShape, weights: Weights<'_>) -> Result<PackedLstm, KernelError> {
         let (d, i, h) = (shape.directions(), shape.input, shape.hidden);
         shape.check(NAME, "w", &[d, 4, h, i], weights.w.len())?;
         shape.check(NAME, "r", &[d, 4, h, h], weights.r.len())?;
@@ -61,8 +57,8 @@ impl PackedLstm {
         let direction = |d: usize| {
             let b = &weights.b[d * 2 * g..(d + 1) * 2 * g];
             Ok(Direction {
-                w: PackedRhs::pack(cx, i, g, Mat::transposed(&weights.w[d * g * i..(d + 1) * g * i], i))?,
-                r: PackedRhs::pack(cx, h, g, Mat::transposed(&weights.r[d * g * h..(d + 1) * g * h], h))?,
+                w: PackedRhs::new(isa, i, g, Mat::transposed(&weights.w[d * g * i..(d + 1) * g * i], i))?,
+                r: PackedRhs::new(isa, h, g, Mat::transposed(&weights.r[d * g * h..(d + 1) * g * h], h))?,
                 bias: (0..g).map(|j| b[j] + b[g + j]).collect(),
             })
         };
@@ -113,7 +109,7 @@ pub fn lstm(
     let packed = match weights {
         LstmWeights::Packed(p) => p,
         LstmWeights::Plain(w) => {
-            packed_now = PackedLstm::pack(cx, shape, w)?;
+            packed_now = PackedLstm::new(cx.isa, shape, w)?;
             &packed_now
         }
     };
@@ -135,11 +131,11 @@ pub fn lstm(
 }
 
 /// What one direction reads and writes: its states and the whole of y and reserve.
-struct Run<'a> {
-    h: &'a mut [f32],
-    c: &'a mut [f32],
-    y: &'a mut [f32],
-    reserve: Option<&'a mut [f32]>,
+pub(super) struct Run<'a> {
+    pub(super) h: &'a mut [f32],
+    pub(super) c: &'a mut [f32],
+    pub(super) y: &'a mut [f32],
+    pub(super) reserve: Option<&'a mut [f32]>,
 }
 
 fn run_direction(
@@ -177,7 +173,7 @@ fn run_direction(
 }
 
 /// Turns the summed gates of one step into the new states, and stores what y and reserve keep of them.
-fn activate(cx: Ctx<'_>, shape: &LstmShape, d: usize, t: usize, pre: &mut [f32], run: &mut Run<'_>) {
+pub(super) fn activate(cx: Ctx<'_>, shape: &LstmShape, d: usize, t: usize, pre: &mut [f32], run: &mut Run<'_>) {
     let (batch, n) = (shape.batch, shape.hidden);
     let y = Disjoint::new(&mut run.y[shape.row(t, d, n)..][..batch * n]);
     let reserve = run.reserve.as_deref_mut().map(|r| Disjoint::new(&mut r[shape.row(t, d, 5 * n)..][..batch * 5 * n]));
@@ -211,13 +207,8 @@ per_isa! {
 fn cell_body<M: Math>(pre: &mut [f32], c: &mut [f32], h: &mut [f32]) {
     let n = h.len();
     let (sigmoids, g) = pre.split_at_mut(3 * n);
-    // No closures: the compiler would leave them outside the function that has the instruction set.
-    for v in sigmoids.iter_mut() {
-        *v = sigmoid::<M>(*v);
-    }
-    for v in g.iter_mut() {
-        *v = tanh::<M>(*v);
-    }
+    sigmoids.iter_mut().for_each(|v| *v = sigmoid::<M>(*v));
+    g.iter_mut().for_each(|v| *v = tanh::<M>(*v));
     let (i, o, f) = (&sigmoids[..n], &sigmoids[n..2 * n], &sigmoids[2 * n..]);
     let (g, c) = (&g[..n], &mut c[..n]);
     for j in 0..n {

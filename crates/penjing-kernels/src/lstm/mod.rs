@@ -6,9 +6,11 @@
 
 mod backward;
 mod forward;
+mod integer;
 
 pub use backward::{LstmGrads, LstmTape, lstm_grad};
 pub use forward::{LstmOutputs, LstmWeights, PackedLstm, Weights, lstm};
+pub use integer::{PackedQLstm, QLstmOperands, QLstmWeights, qlstm};
 
 use crate::{KernelError, error::check_len, error::product};
 use std::ops::Range;

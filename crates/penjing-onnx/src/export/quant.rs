@@ -31,6 +31,7 @@ pub(super) fn emit(e: &mut Emitter<'_>, n: &Node) -> Result<(), Why> {
             let q = e.step_with(n, "QuantizeLinear", &x, |p| along(p, scheme));
             e.push(along(node("DequantizeLinear", &n.name, &[q, x[1].clone(), x[2].clone()], &y), scheme));
         }
+        Op::DynamicQuantize => e.push(node("DynamicQuantizeLinear", &n.name, &x, &y)),
         other => return Err(format!("{} does not quantize", other.name())),
     }
     Ok(())

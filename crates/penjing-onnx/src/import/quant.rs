@@ -4,7 +4,7 @@ use super::{
     frame::Operand,
     node::{NodeCx, Res, invalid, one, unsupported},
 };
-use penjing_ir::{Binary, Dim, Op, QuantScheme, Reduction, Unary, ValueId};
+use penjing_ir::{Dim, Op, QuantScheme, ValueId};
 use penjing_tensor::{DType, Tensor};
 
 type Outputs = Res<Vec<Operand>>;
@@ -86,25 +86,7 @@ fn grid(
 /// `DynamicQuantizeLinear`: a U8 grid over the range of x with 0.
 pub(super) fn dynamic_quantize(cx: &mut NodeCx<'_, '_>) -> Outputs {
     let x = cx.value(0)?;
-    let axes: Vec<usize> = (0..cx.rank(x)).collect();
-    let mut s = cx.scope();
-    let zero = s.scalar_like(x, 0.0);
-    let top = s.reduce(Reduction::Max, x, &axes)?;
-    let bottom = s.reduce(Reduction::Min, x, &axes)?;
-    let top = s.binary(Binary::Max, top, zero)?;
-    let bottom = s.binary(Binary::Min, bottom, zero)?;
-    let span = s.sub(top, bottom)?;
-    let steps = s.scalar_like(x, 255.0);
-    let scale = s.div(span, steps)?;
-    let ratio = s.div(bottom, scale)?;
-    let shift = s.unary(Unary::Neg, ratio)?;
-    let low = s.binary(Binary::Max, shift, zero)?;
-    let clamped = s.binary(Binary::Min, low, steps)?;
-    let rounded = s.unary(Unary::Round, clamped)?;
-    let point = s.cast(rounded, DType::U8)?;
-    let scheme = QuantScheme { dtype: DType::U8, axis: None, narrow: false };
-    let y = s.op(Op::Quantize(scheme), &[x, scale, point])?;
-    Ok([y, scale, point].map(Operand::Value).to_vec())
+    cx.emit(Op::DynamicQuantize, &[x])
 }
 
 /// `QLinearMatMul`: dequantize, multiply, quantize.

@@ -7,7 +7,8 @@ use super::{
 };
 use crate::{Tolerance, floats, integers, normal, uniform};
 use penjing_ir::{
-    Activation, Binary, ChainInstr, Compare, ConvSpec, Layout, MachineOp, Op, PoolKind, QuantScheme, Real, Unary,
+    Activation, Binary, ChainInstr, Compare, ConvSpec, Direction, Layout, MachineOp, Op, PoolKind, QuantScheme, Real,
+    Unary,
 };
 use penjing_tensor::{DType, Tensor};
 
@@ -60,6 +61,9 @@ pub(super) fn cases() -> Vec<Case> {
     }
     out.extend(quantized());
     out.extend(channels_last());
+    out.extend(residuals());
+    out.extend(integer_chains());
+    out.extend(integer_lstms());
     out
 }
 
@@ -170,6 +174,101 @@ fn quantized() -> Vec<Case> {
                     out.push(one(&case, op, &operands(&[2, 3, 19], &w, 7), tolerance));
                 }
             }
+        }
+    }
+    out
+}
+
+/// Sums with a residual, F32 and int8.
+fn residuals() -> Vec<Case> {
+    let mut out = Vec::new();
+    let grid = QuantScheme { dtype: DType::U8, axis: None, narrow: false };
+    for (kind, residual) in [
+        ("f32", vec![normal(&[2, 7, 5, 6], "r")]),
+        ("i8", vec![integers(DType::I8, &[2, 7, 5, 6], -128, 127, "r"), floats(&[], &[0.03]), byte(DType::I8, -9)]),
+        ("u8", vec![integers(DType::U8, &[2, 7, 5, 6], 0, 255, "r"), floats(&[], &[0.03]), byte(DType::U8, 99)]),
+    ] {
+        for out_scheme in [None, Some(grid.clone())] {
+            let mut operands = vec![
+                integers(DType::U8, &[2, 3, 5, 6], 0, 255, "x"),
+                floats(&[], &[0.02]),
+                byte(DType::U8, 121),
+                integers(DType::I8, &[7, 3, 3, 3], -127, 127, "w"),
+                uniform(&[7], 0.005, 0.02, "sw"),
+                normal(&[7], "bias"),
+            ];
+            operands.extend(residual.iter().cloned());
+            if out_scheme.is_some() {
+                operands.extend([floats(&[], &[0.07]), byte(DType::U8, 5)]);
+            }
+            let tolerance = if out_scheme.is_some() { Tolerance::Quanta(1) } else { Tolerance::Accumulating(8) };
+            let spec = spec(&[1, 1], &[(1, 1), (1, 1)], &[1, 1], 1);
+            let case = format!("machine/QConv/{kind} residual, grid {}", out_scheme.is_some());
+            let op = MachineOp::QConv { spec, act: Activation::Relu, out: out_scheme, layout: Layout::ChannelsFirst };
+            out.push(one(&case, Op::Machine(op), &operands, tolerance));
+        }
+    }
+    out
+}
+
+fn byte(dtype: DType, v: i64) -> Tensor {
+    integers(dtype, &[], v, v, "zero point")
+}
+
+fn integer_chains() -> Vec<Case> {
+    let sum = vec![ChainInstr::Binary(Binary::Add, 0, 1), ChainInstr::Unary(Unary::Relu, 2)];
+    let u8s = |shape: &[usize], name: &str| {
+        vec![integers(DType::U8, shape, 0, 255, name), floats(&[], &[0.02]), byte(DType::U8, 77)]
+    };
+    let i8s = |shape: &[usize], name: &str| {
+        vec![integers(DType::I8, shape, -128, 127, name), floats(&[], &[0.05]), byte(DType::I8, -3)]
+    };
+    let mut out = Vec::new();
+    for dtype in [None, Some(DType::I8), Some(DType::U8)] {
+        let grid = dtype.map(|dtype| QuantScheme { dtype, axis: None, narrow: false });
+        let cases: [(&str, [Vec<Tensor>; 2]); 4] = [
+            ("int8 both", [u8s(&[3, 5, 37], "a"), i8s(&[3, 5, 37], "b")]),
+            ("float and int8", [vec![normal(&[3, 5, 37], "a")], u8s(&[3, 5, 37], "b")]),
+            ("channels", [i8s(&[1031], "a"), u8s(&[2, 1031], "b")]),
+            ("floats", [vec![normal(&[2, 600], "a")], vec![normal(&[2, 1], "b")]]),
+        ];
+        for (name, operands) in cases {
+            let mut operands = operands.concat();
+            if let Some(dtype) = dtype {
+                operands.extend([floats(&[], &[0.04]), byte(dtype, 11)]);
+            }
+            let op = Op::Machine(MachineOp::QChain { code: sum.clone(), out: grid.clone() });
+            let case = format!("machine/QChain/{name} to {}", dtype.map_or("f32".into(), |d| d.to_string()));
+            out.push(one(&case, op, &operands, Tolerance::Exact));
+        }
+    }
+    out
+}
+
+fn integer_lstms() -> Vec<Case> {
+    let mut out = Vec::new();
+    let (t, b, i, h) = (5, 2, 7, 6);
+    for (name, direction, d) in
+        [("forward", Direction::Forward, 1), ("reverse", Direction::Reverse, 1), ("both", Direction::Bidirectional, 2)]
+    {
+        for (dtype, lo, hi, zero) in [(DType::U8, 0, 255, 121), (DType::I8, -128, 127, 3)] {
+            let operands = [
+                integers(dtype, &[t, b, i], lo, hi, "x"),
+                floats(&[], &[0.02]),
+                byte(dtype, zero),
+                integers(DType::I8, &[d, 4 * h, i], -127, 127, "w"),
+                uniform(&[4 * h], 0.001, 0.004, "sw"),
+                integers(DType::I8, &[d, 4 * h, h], -127, 127, "r"),
+                uniform(&[4 * h], 0.001, 0.004, "sr"),
+                normal(&[d, 8 * h], "b"),
+                normal(&[d, b, h], "h0"),
+                normal(&[d, b, h], "c0"),
+            ];
+            let op = Op::Machine(MachineOp::QLstm { direction });
+            // A hidden state that differs in its last bits may take the next code: one quantum (1/127 at most) times a few
+            // weights of at most 127 · 0.004.
+            let near = Tolerance::Within { absolute: 2e-2, relative: 0.0 };
+            out.push(one(&format!("machine/QLstm/{name}, {dtype}"), op, &operands, near));
         }
     }
     out

@@ -140,7 +140,7 @@ mod tests {
         }
     }
 
-    const OPS: usize = 65;
+    const OPS: usize = 68;
 
     fn ordinal(op: &Op) -> usize {
         match op {
@@ -209,6 +209,9 @@ mod tests {
             Op::Machine(MachineOp::QConv { out: Some(_), .. }) => 58,
             Op::Machine(MachineOp::QMatMul { out: None, .. }) => 59,
             Op::Machine(MachineOp::QMatMul { out: Some(_), .. }) => 60,
+            Op::DynamicQuantize => 67,
+            Op::Machine(MachineOp::QChain { .. }) => 65,
+            Op::Machine(MachineOp::QLstm { .. }) => 66,
         }
     }
 }

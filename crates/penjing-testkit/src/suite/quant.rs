@@ -50,6 +50,15 @@ pub(super) fn cases() -> Vec<Case> {
             ));
         }
     }
+    for (name, x) in [
+        ("normal", uniform(&[5, 41], -3.0, 2.0, "x")),
+        ("positive", uniform(&[3, 7], 1.0, 2.0, "x")),
+        ("negative", uniform(&[2, 9], -9.0, -1.0, "x")),
+        ("zeros", floats(&[4], &[0.0; 4])),
+        ("nothing", floats(&[0, 3], &[])),
+    ] {
+        out.push(one(&format!("quant/DynamicQuantize/{name}"), Op::DynamicQuantize, &[x], Tolerance::Exact));
+    }
     let scheme = QuantScheme { dtype: DType::I8, axis: None, narrow: false };
     let empty = [floats(&[0, 2], &[]), floats(&[], &[1.0]), integers(DType::I8, &[], 0, 0, "z")];
     out.push(one("quant/Quantize/nothing", Op::Quantize(scheme), &empty, Tolerance::Exact));

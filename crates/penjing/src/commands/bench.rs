@@ -3,19 +3,19 @@
 use crate::{
     bench_result::{BenchResult, LayerTime},
     context::Context,
-    input::{InputArg, read_inputs},
+    input::{InputArg, concrete, random, read_inputs},
     machine::peak_rss_mb,
     model_file::{RoleArgs, load_shaped},
     shape::{ShapeArg, bind_batch, bindings},
 };
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 use penjing_exec::{Profile, ProgramId, Session, lower};
 use penjing_grad::{AdamW, LossConfig, OptimizerConfig, Schedule, Sgd, UpdateOptions, names};
 use penjing_ir::{Bindings, Fact, Model};
 use penjing_kernels::{Ctx, Pool, fma_peak, int8_peak};
 use penjing_rewrite::{Trace, optimize_for_inference};
-use penjing_tensor::{DType, Rng, Tensor};
+use penjing_tensor::{Rng, Tensor};
 use penjing_train::{TrainConfig, training_step};
 use std::{collections::BTreeMap, time::Instant};
 
@@ -161,7 +161,7 @@ fn all_inputs(
                 Tensor::scalar(1.0 / label.max(1) as f32)
             }
             names::LABEL => labels(&value.fact, classes.unwrap_or(1).max(1), seed)?,
-            _ => random(&value.name, &value.fact, seed)?,
+            _ => random(&value.name, &value.fact, seed, 0)?,
         };
         inputs.push((value.name.clone(), tensor));
     }
@@ -172,26 +172,11 @@ fn elements(fact: &Fact) -> Option<usize> {
     fact.concrete().map(|shape| shape.iter().product())
 }
 
-fn concrete(name: &str, fact: &Fact) -> Result<Vec<usize>> {
-    fact.concrete().ok_or_else(|| anyhow!("input `{name}` is {fact}; give its extents with --shape {name}=…"))
-}
-
 fn labels(fact: &Fact, classes: usize, seed: u64) -> Result<Tensor> {
     let shape = concrete(names::LABEL, fact)?;
     let rng = Rng::new(seed, names::LABEL, 0);
     let n: usize = shape.iter().product();
     Ok(Tensor::from_vec(&shape, (0..n as u64).map(|i| rng.below(i, classes as u64) as i64).collect())?)
-}
-
-fn random(name: &str, fact: &Fact, seed: u64) -> Result<Tensor> {
-    let shape = concrete(name, fact)?;
-    let zeros = Tensor::zeros(fact.dtype, &shape).with_context(|| format!("input `{name}`"))?;
-    if !fact.dtype.is_float() {
-        return Ok(zeros);
-    }
-    let rng = Rng::new(seed, name, 0);
-    let values = Tensor::from_vec(&shape, (0..zeros.len() as u64).map(|i| rng.normal(i)).collect::<Vec<f32>>())?;
-    Ok(if fact.dtype == DType::F32 { values } else { values.cast(fact.dtype) })
 }
 
 fn per_layer(profile: &Profile, peak: f64) -> Vec<LayerTime> {

@@ -1,0 +1,230 @@
+//! Fusion of quantized graphs: for each rule a graph where it applies and one where it must not, and that fusing changes no
+//! result by more than a quantum.
+
+#![allow(clippy::unwrap_used)]
+
+use penjing_exec::fuse;
+use penjing_ir::{
+    Activation, Binary, ConvSpec, Direction, Fact, MachineOp, Model, Op, QuantScheme, Reduction, Unary, ValueId,
+};
+use penjing_reference::{Precision, run};
+use penjing_tensor::{DType, Tensor};
+use penjing_testkit::{Tolerance, assert_close, integers, normal, uniform};
+use std::collections::BTreeMap;
+
+/// A model under construction whose inputs are normal numbers.
+struct Net {
+    model: Model,
+    inputs: BTreeMap<String, Tensor>,
+}
+
+impl Net {
+    fn new() -> Net {
+        Net { model: Model::new("net"), inputs: BTreeMap::new() }
+    }
+
+    fn input(&mut self, name: &str, shape: &[usize]) -> ValueId {
+        let x = normal(shape, name);
+        let v = self.model.graph.add_input(name, Fact::of(&x));
+        self.inputs.insert(name.into(), x);
+        v
+    }
+
+    fn constant(&mut self, t: Tensor) -> ValueId {
+        self.model.graph.add_const(t)
+    }
+
+    fn op(&mut self, op: Op, x: &[ValueId]) -> ValueId {
+        self.model.graph.apply("n", op, x).unwrap()
+    }
+
+    fn add(&mut self, a: ValueId, b: ValueId) -> ValueId {
+        self.op(Op::Binary(Binary::Add), &[a, b])
+    }
+
+    fn relu(&mut self, x: ValueId) -> ValueId {
+        self.op(Op::Unary(Unary::Relu), &[x])
+    }
+
+    /// `x` quantized and dequantized on a U8 grid that holds normal numbers.
+    fn on_grid(&mut self, x: ValueId) -> ValueId {
+        self.on_grid_of(x, DType::U8)
+    }
+
+    fn on_grid_of(&mut self, x: ValueId, dtype: DType) -> ValueId {
+        let scheme = QuantScheme { dtype, axis: None, narrow: false };
+        let scale = self.constant(Tensor::scalar(0.04f32));
+        let zero = self.constant(Tensor::scalar(7i64).cast(dtype));
+        let q = self.op(Op::Quantize(scheme.clone()), &[x, scale, zero]);
+        self.op(Op::Dequantize(scheme), &[q, scale, zero])
+    }
+
+    /// An I8 weight behind its Dequantize, channels along `axis`.
+    fn weight(&mut self, name: &str, shape: &[usize], axis: usize) -> ValueId {
+        let n = shape[axis];
+        let codes = self.constant(integers(DType::I8, shape, -127, 127, name));
+        let scale = self.constant(uniform(&[n], 0.001, 0.004, name));
+        let zero = self.constant(Tensor::zeros(DType::I8, &[n]).unwrap());
+        let scheme = QuantScheme { dtype: DType::I8, axis: Some(axis), narrow: true };
+        self.op(Op::Dequantize(scheme), &[codes, scale, zero])
+    }
+
+    /// Names `outputs`, fuses, checks that the outputs stay what they were, and returns the fused ops.
+    fn fused(mut self, outputs: &[ValueId], tolerance: Tolerance) -> Vec<Op> {
+        for (i, &v) in outputs.iter().enumerate() {
+            self.model.graph.add_output(&format!("y{i}"), v);
+        }
+        let fused = fuse(&self.model).unwrap();
+        let of = |m: &Model| run(m, &self.inputs, &BTreeMap::new(), Precision::Declared).unwrap().outputs;
+        let (want, got) = (of(&self.model), of(&fused));
+        for (name, want) in &want {
+            assert_close(&got[name], want, tolerance, name);
+        }
+        fused.graph.nodes().iter().map(|n| n.op.clone()).collect()
+    }
+}
+
+/// One step of the result's grid, 0.04, and rounding.
+const QUANTUM: Tolerance = Tolerance::Within { absolute: 0.0401, relative: 0.0 };
+
+fn count(ops: &[Op], name: &str) -> usize {
+    ops.iter().filter(|op| op.name() == name).count()
+}
+
+#[test]
+fn a_sum_of_integers_runs_on_integers() {
+    let mut net = Net::new();
+    let (a, b) = (net.input("a", &[2, 5]), net.input("b", &[2, 5]));
+    let (a, b) = (net.on_grid(a), net.on_grid_of(b, DType::I8));
+    let sum = net.add(a, b);
+    let y = net.relu(sum);
+    let y = net.on_grid(y);
+    let ops = net.fused(&[y], Tolerance::Exact);
+    assert_eq!(count(&ops, "machine.QChain"), 1, "{ops:?}");
+    // Those of the inputs, and the one of the output.
+    assert_eq!((count(&ops, "Quantize"), count(&ops, "Dequantize")), (2, 1), "{ops:?}");
+}
+
+/// A value that is an output as well keeps its float, and so the chain ends before the Quantize.
+#[test]
+fn a_sum_that_is_read_as_float_stays_float() {
+    let mut net = Net::new();
+    let (a, b) = (net.input("a", &[2, 5]), net.input("b", &[2, 5]));
+    let sum = net.add(a, b);
+    let y = net.on_grid(sum);
+    let ops = net.fused(&[sum, y], Tolerance::Exact);
+    assert_eq!((count(&ops, "machine.Chain"), count(&ops, "machine.QChain"), count(&ops, "Quantize")), (1, 0, 1));
+}
+
+/// Scales that go by channel are no operand of a chain.
+#[test]
+fn a_grid_with_several_scales_stays_outside_of_chains() {
+    let mut net = Net::new();
+    let (a, scale) = (net.input("a", &[2, 5]), net.constant(uniform(&[5], 0.02, 0.05, "s")));
+    let zero = net.constant(Tensor::zeros(DType::I8, &[5]).unwrap());
+    let scheme = QuantScheme { dtype: DType::I8, axis: Some(1), narrow: false };
+    let sum = net.add(a, a);
+    let q = net.op(Op::Quantize(scheme.clone()), &[sum, scale, zero]);
+    let real = net.op(Op::Dequantize(scheme), &[q, scale, zero]);
+    let y = net.add(real, real);
+    let ops = net.fused(&[y], Tolerance::Exact);
+    assert_eq!((count(&ops, "machine.Chain"), count(&ops, "machine.QChain")), (2, 0), "{ops:?}");
+}
+
+/// Both products on integers; the hidden state's rounding is a quantum of the range of the state.
+#[test]
+fn an_lstm_of_integer_weights_runs_on_integers() {
+    let (t, b, i, h) = (3, 2, 5, 4);
+    let build = |net: &mut Net, on_grid: bool| {
+        let x = net.input("x", &[t, b, i]);
+        let x = if on_grid { net.on_grid(x) } else { x };
+        let (w, r) = (net.weight("w", &[1, 4 * h, i], 1), net.weight("r", &[1, 4 * h, h], 1));
+        let bias = net.constant(normal(&[1, 8 * h], "bias"));
+        let state = net.constant(Tensor::zeros(DType::F32, &[1, b, h]).unwrap());
+        let op = Op::Lstm { direction: Direction::Forward, reserve: false };
+        net.op(op, &[x, w, r, bias, state, state])
+    };
+    let mut net = Net::new();
+    let y = build(&mut net, true);
+    let ops = net.fused(&[y], Tolerance::Within { absolute: 5e-3, relative: 0.0 });
+    assert_eq!((count(&ops, "machine.QLstm"), count(&ops, "Lstm")), (1, 0), "{ops:?}");
+    // A float input: the weights become floats once.
+    let mut net = Net::new();
+    let y = build(&mut net, false);
+    let ops = net.fused(&[y], Tolerance::Exact);
+    assert_eq!((count(&ops, "machine.QLstm"), count(&ops, "Lstm"), count(&ops, "Dequantize")), (0, 1, 0), "{ops:?}");
+}
+
+#[test]
+fn activations_quantized_as_they_come_feed_integer_products() {
+    let mut net = Net::new();
+    let x = net.input("x", &[3, 6]);
+    let id = net.model.graph.add_node("q", Op::DynamicQuantize, &[x]).unwrap();
+    let parts = net.model.graph.node(id).outputs.clone();
+    let scheme = QuantScheme { dtype: DType::U8, axis: None, narrow: false };
+    let real = net.op(Op::Dequantize(scheme), &parts);
+    let w = net.weight("w", &[6, 4], 1);
+    let y = net.op(Op::MatMul { trans_a: false, trans_b: false }, &[real, w]);
+    let ops = net.fused(&[y], Tolerance::Accumulating(16));
+    assert_eq!(count(&ops, "machine.QMatMul"), 1, "{ops:?}");
+    assert_eq!((count(&ops, "DynamicQuantize"), count(&ops, "Dequantize")), (1, 0), "{ops:?}");
+}
+
+/// The sum, its ReLU and its rounding are those of the second convolution; nothing between the convolutions is float.
+#[test]
+fn a_residual_block_has_no_float_between_its_convolutions() {
+    let mut net = Net::new();
+    let spec = ConvSpec { pads: vec![(1, 1); 2], ..ConvSpec::unit(2) };
+    let x = net.input("x", &[1, 4, 5, 5]);
+    let x = net.on_grid(x);
+    let (w1, w2) = (net.weight("w1", &[4, 4, 3, 3], 0), net.weight("w2", &[4, 4, 3, 3], 0));
+    let h = net.op(Op::Conv(spec.clone()), &[x, w1]);
+    let h = net.relu(h);
+    let h = net.on_grid(h);
+    let h = net.op(Op::Conv(spec), &[h, w2]);
+    let sum = net.add(h, x);
+    let y = net.relu(sum);
+    let y = net.on_grid(y);
+    let mean = net.op(Op::Reduce { kind: Reduction::Mean, axes: vec![2, 3], keep: false }, &[y]);
+    let ops = net.fused(&[y, mean], QUANTUM);
+    assert_eq!((count(&ops, "machine.QConv"), count(&ops, "machine.QChain")), (2, 0), "{ops:?}");
+    assert_eq!((count(&ops, "Quantize"), count(&ops, "Dequantize")), (1, 1), "{ops:?}");
+}
+
+/// What depends on the convolution cannot be there before it runs, and a float addend has no grid.
+#[test]
+fn other_addends_stay_outside_of_integer_convolutions() {
+    for float in [false, true] {
+        let mut net = Net::new();
+        let x = net.input("x", &[1, 4, 5, 5]);
+        let on_grid = net.on_grid(x);
+        let w = net.weight("w", &[4, 4, 1, 1], 0);
+        let h = net.op(Op::Conv(ConvSpec::unit(2)), &[on_grid, w]);
+        let other = if float { net.input("other", &[1, 4, 5, 5]) } else { net.op(Op::Unary(Unary::Neg), &[h]) };
+        let other = if float { other } else { net.on_grid(other) };
+        let y = net.add(h, other);
+        let y = net.on_grid(y);
+        let ops = net.fused(&[y], QUANTUM);
+        let alone = |op: &Op| matches!(op, Op::Machine(MachineOp::QConv { act: Activation::None, out: None, .. }));
+        assert_eq!(ops.iter().filter(|op| alone(op)).count(), 1, "{ops:?}");
+        assert_eq!(count(&ops, "machine.QChain"), if float { 1 } else { 2 }, "{ops:?}");
+    }
+}
+
+/// A ReLU6 is the limits of the grid.
+#[test]
+fn limits_join_an_integer_convolution() {
+    let mut net = Net::new();
+    let x = net.input("x", &[1, 4, 5, 5]);
+    let x = net.on_grid(x);
+    let w = net.weight("w", &[4, 4, 1, 1], 0);
+    let h = net.op(Op::Conv(ConvSpec::unit(2)), &[x, w]);
+    let (lo, hi) = (net.constant(Tensor::scalar(0.0f32)), net.constant(Tensor::scalar(6.0f32)));
+    let h = net.op(Op::Binary(Binary::Max), &[h, lo]);
+    let h = net.op(Op::Binary(Binary::Min), &[h, hi]);
+    let y = net.on_grid(h);
+    let ops = net.fused(&[y], QUANTUM);
+    let clamped =
+        |op: &Op| matches!(op, Op::Machine(MachineOp::QConv { act: Activation::Clamp { .. }, out: Some(_), .. }));
+    assert_eq!(ops.iter().filter(|op| clamped(op)).count(), 1, "{ops:?}");
+}
