@@ -1,5 +1,7 @@
 //! Max and average pooling over two spatial axes (one dimension is a height of 1), and their gradients.
 
+mod quarter;
+
 use crate::{
     Ctx, KernelError,
     elementwise::ops::max,
@@ -60,10 +62,17 @@ pub fn max_pool_grad(cx: Ctx<'_>, s: &PoolShape, x: &[f32], dy: &[f32], dx: &mut
     if dx.is_empty() {
         return Ok(());
     }
-    cx.pool.run_chunks(dx, h * w, &|p, dx| {
+    let planes = planes_of_a_task(h * w);
+    cx.pool.run_chunks(dx, planes * h * w, &|t, dx| {
         dx.fill(0.0);
-        let (x, dy) = (&x[p * h * w..(p + 1) * h * w], &dy[p * plane_y..(p + 1) * plane_y]);
-        max_plane_grad(cx.isa, s, x, dy, dx);
+        for (i, dx) in dx.chunks_exact_mut(h * w).enumerate() {
+            let p = t * planes + i;
+            let (x, dy) = (&x[p * h * w..(p + 1) * h * w], &dy[p * plane_y..(p + 1) * plane_y]);
+            match s.is_quarter() {
+                true => quarter::plane_grad(cx.isa, s, x, dy, dx),
+                false => max_plane_grad(cx.isa, s, x, dy, dx),
+            }
+        }
     });
     Ok(())
 }
@@ -107,7 +116,7 @@ fn each_plane<T: Copy + Send + Sync>(
     if y.is_empty() {
         return Ok(());
     }
-    let planes = 8192usize.div_ceil(plane_x.max(plane_y)).max(1);
+    let planes = planes_of_a_task(plane_x.max(plane_y));
     cx.pool.run_chunks(y, planes * plane_y, &|t, y| {
         for (i, y) in y.chunks_exact_mut(plane_y).enumerate() {
             let p = t * planes + i;
@@ -115,6 +124,11 @@ fn each_plane<T: Copy + Send + Sync>(
         }
     });
     Ok(())
+}
+
+/// Planes of `len` elements that make a task worth its start.
+fn planes_of_a_task(len: usize) -> usize {
+    8192usize.div_ceil(len.max(1)).max(1)
 }
 
 impl PoolShape {
@@ -269,10 +283,6 @@ per_isa! {
 #[inline(always)]
 fn max_grad_body<M: Math>(s: &PoolShape, x: &[f32], dy: &[f32], dx: &mut [f32]) {
     let ow = s.output[1];
-    if s.is_quarter() {
-        max_quarter_grad(s, x, dy, dx);
-        return;
-    }
     with_scratch::<f32, _>(ow, |best| {
         with_scratch::<i32, _>(ow, |winner| {
             // A winner is the input index, kept as i32 so that value and index are selected by vectors of one width.
@@ -305,31 +315,6 @@ fn max_grad_body<M: Math>(s: &PoolShape, x: &[f32], dy: &[f32], dx: &mut [f32]) 
             );
         });
     });
-}
-
-/// [`max_plane_grad`] of windows of 2 × 2 that tile the input: every input belongs to one window at most.
-#[inline(always)]
-fn max_quarter_grad(s: &PoolShape, x: &[f32], dy: &[f32], dx: &mut [f32]) {
-    let [w, ow] = [s.input[1], s.output[1]];
-    for (i, g) in dy.chunks_exact(ow).enumerate() {
-        let (x0, x1) = (&x[2 * i * w..][..2 * ow], &x[(2 * i + 1) * w..][..2 * ow]);
-        let (d0, d1) = dx[2 * i * w..][..w + 2 * ow].split_at_mut(w);
-        let (d0, d1) = (&mut d0[..2 * ow], &mut d1[..2 * ow]);
-        for j in 0..ow {
-            let v = [x0[2 * j], x0[2 * j + 1], x1[2 * j], x1[2 * j + 1]];
-            let (mut best, mut winner) = (v[0], 0i32);
-            for t in 1..4 {
-                let take = v[t] > best || v[t].is_nan();
-                best = if take { v[t] } else { best };
-                winner = if take { t as i32 } else { winner };
-            }
-            let part = |t: i32| if winner == t { g[j] } else { 0.0 };
-            d0[2 * j] = part(0);
-            d0[2 * j + 1] = part(1);
-            d1[2 * j] = part(2);
-            d1[2 * j + 1] = part(3);
-        }
-    }
 }
 
 per_isa! {

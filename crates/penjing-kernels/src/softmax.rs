@@ -133,8 +133,10 @@ fn forward_row_body<M: Math>(kind: Kind, x: &[f32], y: &mut [f32]) {
             y.iter_mut().for_each(|y| *y *= scale);
         }
         Kind::LogSoftmax => {
-            let total = lanes(x, 0.0, |a, x| a + exp::<M>(x - top), |a, b| a + b);
-            let shift = log::<M>(total);
+            for (y, &x) in y.iter_mut().zip(x) {
+                *y = exp::<M>(x - top);
+            }
+            let shift = log::<M>(sum(y));
             for (y, &x) in y.iter_mut().zip(x) {
                 *y = x - top - shift;
             }

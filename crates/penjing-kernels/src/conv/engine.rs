@@ -1,12 +1,13 @@
 //! The loops that forward, input gradient and the integer convolution share.
 //!
-//! A task is one image, one group, one window of outputs and a part of the rows. It copies its part of the source, packs
-//! columns by k-block and multiplies them with weights that were packed before.
+//! A task is one image, one group, one window of outputs and a part of the rows. It copies its part of the source and multiplies
+//! its columns with weights that were packed before. Where eight outputs side by side are always contiguous in the copy, columns
+//! are read from there; elsewhere they are packed by k-block.
 
 use super::layout::{Layout, Taps, Window, windows};
 use crate::{
     Ctx, Isa,
-    gemm::tile::{Block, Kind, NR, RowPanels},
+    gemm::tile::{Block, Columns, Kind, NR, RowPanels},
     isa::{Math, per_isa},
     scratch::with_scratch,
 };
@@ -78,10 +79,21 @@ pub(crate) fn run<J: Job>(cx: Ctx<'_>, job: &J, extent: &Extent, taps: &Taps, bl
         // A run copies 16 elements at a time and may read and write up to 15 past its end.
         with_scratch::<Elem<J>, _>(extent.channels * layout.channel + NR, |copy| {
             job.fill(cx.isa, image, group, window, &layout, copy);
+            let multiply = |k: &Range<usize>, b: Columns<'_, Elem<J>>| {
+                let a = &job.weights(group)[extent.rows * k.start..extent.rows * k.end];
+                let block = Block { kc: k.len(), rows, panels: panels.clone(), a, b, cols: n };
+                job.store(cx.isa, &block, image, group, window, k);
+            };
+            if let Some(starts) = run_starts(&layout, window) {
+                for k in blocks {
+                    let offsets = tap_offsets(&layout, k);
+                    multiply(k, Columns::Runs { copy, offsets: &offsets, starts: &starts });
+                }
+                return;
+            }
             let plan = ColumnPlan::new(&layout, window);
             with_scratch::<Elem<J>, _>(width * deepest + NR, |packed| {
                 for k in blocks {
-                    let kc = k.len();
                     pack_columns(
                         cx.isa,
                         bytemuck::cast_slice(copy),
@@ -90,19 +102,31 @@ pub(crate) fn run<J: Job>(cx: Ctx<'_>, job: &J, extent: &Extent, taps: &Taps, bl
                         k,
                         bytemuck::cast_slice_mut(packed),
                     );
-                    let block = Block {
-                        kc,
-                        rows,
-                        panels: panels.clone(),
-                        a: &job.weights(group)[extent.rows * k.start..extent.rows * k.end],
-                        b: &packed[..width * kc],
-                        cols: n,
-                    };
-                    job.store(cx.isa, &block, image, group, window, k);
+                    multiply(k, Columns::Panels(&packed[..width * k.len()]));
                 }
             });
         });
     });
+}
+
+/// For each column panel of a window, where its two halves of 8 outputs start in the copy; `None` when a half is not contiguous.
+/// What lies past the last output may be read, and is stored nowhere.
+fn run_starts(layout: &Layout, window: &Window) -> Option<Vec<[usize; 2]>> {
+    const HALF: usize = NR / 2;
+    let (cols, n) = (window.cols.len(), window.len());
+    let joined = layout.wq == cols;
+    if !joined && !cols.is_multiple_of(HALF) {
+        return None;
+    }
+    let start = |p: usize| if joined { p } else { p / cols * layout.wq + p % cols };
+    // A half past the end reads the first one again.
+    Some((0..n).step_by(NR).map(|p| [start(p), if p + HALF < n { start(p + HALF) } else { start(p) }]).collect())
+}
+
+/// The offset in the copy of each row of the k-block.
+fn tap_offsets(layout: &Layout, k: &Range<usize>) -> Vec<usize> {
+    let n_taps = layout.taps.len();
+    k.clone().map(|k| k / n_taps * layout.channel + layout.taps[k % n_taps]).collect()
 }
 
 /// A run of outputs that is contiguous in the copy and in a column panel.
@@ -147,8 +171,7 @@ impl ColumnPlan {
 
 /// Packs the columns of the k-block `k` into panels `[k][16]`.
 fn pack_columns(isa: Isa, copy: &[u32], layout: &Layout, plan: &ColumnPlan, k: &Range<usize>, out: &mut [u32]) {
-    let n_taps = layout.taps.len();
-    let offsets: Vec<usize> = k.clone().map(|k| k / n_taps * layout.channel + layout.taps[k % n_taps]).collect();
+    let offsets = tap_offsets(layout, k);
     let mut start = 0;
     for (panel, &end) in plan.ends.iter().enumerate() {
         let runs = &plan.runs[start..end];

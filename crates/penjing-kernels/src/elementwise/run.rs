@@ -363,7 +363,9 @@ per_isa! {
 
 #[inline(always)]
 fn real_body<M: Math>(q: &[impl Byte], scale: f32, zero: i32, out: &mut [f32]) {
-    out.iter_mut().zip(q).for_each(|(out, q)| *out = (q.widen() - zero) as f32 * scale);
+    for (out, q) in out.iter_mut().zip(q) {
+        *out = (q.widen() - zero) as f32 * scale;
+    }
 }
 
 per_isa! {
@@ -377,7 +379,9 @@ per_isa! {
 #[inline(always)]
 fn round_body<M: Math>(x: &[f32], grid: Grid, out: &mut [impl Byte]) {
     let rounding = Rounding::new(grid);
-    out.iter_mut().zip(x).for_each(|(out, &v)| *out = Byte::narrow(rounding.apply(v)));
+    for (out, &v) in out.iter_mut().zip(x) {
+        *out = Byte::narrow(rounding.apply(v));
+    }
 }
 
 per_isa! {

@@ -20,7 +20,7 @@ use crate::{
 };
 use pack::{k_blocks, pack_cols, pack_rows, packed_cols_len};
 use std::ops::Range;
-use tile::{Acc, Block, F32, NR, RowPanels, Sink, run_block};
+use tile::{Acc, Block, Columns, F32, NR, RowPanels, Sink, run_block};
 
 const NAME: &str = "gemm";
 
@@ -330,7 +330,7 @@ pub(crate) unsafe fn product_into(
                         rows,
                         panels: i * rows.count() / row_tasks..(i + 1) * rows.count() / row_tasks,
                         a: a_block,
-                        b: &b_block[col_start * kc..],
+                        b: Columns::Panels(&b_block[col_start * kc..]),
                         cols: (TASK_COL_PANELS * NR).min(n - col_start),
                     };
                     // SAFETY: the caller's contract; tasks cover disjoint rows and columns.

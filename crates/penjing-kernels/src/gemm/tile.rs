@@ -33,6 +33,61 @@ pub(crate) trait Kind: 'static {
     /// # Safety
     /// The host has AVX2 and FMA.
     unsafe fn tile_avx2<const R: usize>(kc: usize, a: &[Self::Elem], b: &[Self::Elem], acc: &mut Acc<Self::Sum>);
+
+    /// As [`tile`](Self::tile) over columns that are not packed: row p of the right operand is the 8 elements of `copy`
+    /// from `starts[0] + offsets[p]` and the 8 from `starts[1] + offsets[p]`.
+    fn runs<const R: usize>(a: &[Self::Elem], b: &RunsOf<'_, Self::Elem>, acc: &mut Acc<Self::Sum>);
+
+    /// As [`runs`](Self::runs), for a host with AVX2 and FMA.
+    ///
+    /// # Safety
+    /// The host has AVX2 and FMA; every run lies inside the copy.
+    unsafe fn runs_avx2<const R: usize>(a: &[Self::Elem], b: &RunsOf<'_, Self::Elem>, acc: &mut Acc<Self::Sum>);
+}
+
+/// The columns of one panel as two runs of 8 elements for each row.
+pub(crate) struct RunsOf<'a, E> {
+    copy: &'a [E],
+    offsets: &'a [usize],
+    starts: [usize; 2],
+}
+
+impl<E: Pod> RunsOf<'_, E> {
+    /// Row p.
+    #[inline(always)]
+    fn row(&self, offset: usize) -> [E; NR] {
+        let half = |start: usize| &self.copy[start + offset..][..NR / 2];
+        let (lo, hi) = (half(self.starts[0]), half(self.starts[1]));
+        std::array::from_fn(|j| if j < NR / 2 { lo[j] } else { hi[j - NR / 2] })
+    }
+}
+
+/// The right operand of a block.
+pub(crate) enum Columns<'a, E> {
+    /// Column panels `[kc][16]`, from column 0 of the block: `cols.div_ceil(16) * 16 * kc` elements.
+    Panels(&'a [E]),
+    /// Columns read where they are: see [`Kind::runs`].
+    Runs {
+        copy: &'a [E],
+        /// One a row of the operand: `kc`.
+        offsets: &'a [usize],
+        /// One pair a panel.
+        starts: &'a [[usize; 2]],
+    },
+}
+
+impl<E> Columns<'_, E> {
+    /// Whether there is enough of it for `panels` panels of depth `kc`.
+    fn covers(&self, panels: usize, kc: usize) -> bool {
+        match self {
+            Columns::Panels(b) => b.len() >= panels * NR * kc,
+            Columns::Runs { copy, offsets, starts } => {
+                let farthest = offsets.iter().max().copied().unwrap_or(0);
+                let last = starts.iter().flatten().max().copied().unwrap_or(0);
+                offsets.len() == kc && starts.len() >= panels && farthest + last + NR / 2 <= copy.len()
+            }
+        }
+    }
 }
 
 /// Receives finished tiles.
@@ -57,8 +112,8 @@ pub(crate) struct Block<'a, E> {
     pub(crate) panels: Range<usize>,
     /// All row panels of the k-block: `rows.m * kc` elements.
     pub(crate) a: &'a [E],
-    /// Column panels, from column 0 of the block: `cols.div_ceil(16) * 16 * kc` elements.
-    pub(crate) b: &'a [E],
+    /// The columns of the k-block.
+    pub(crate) b: Columns<'a, E>,
     /// Columns to compute.
     pub(crate) cols: usize,
 }
@@ -94,33 +149,63 @@ impl RowPanels {
 
 /// Computes a block and hands every tile to `sink`.
 pub(crate) fn run_block<K: Kind, S: Sink<K::Sum>>(isa: Isa, block: &Block<'_, K::Elem>, sink: &S) {
+    assert!(block.b.covers(block.cols.div_ceil(NR), block.kc), "the right operand covers the block");
     match isa.usable() {
-        Isa::Generic => tiles::<K, S>(block, sink, |rows, kc, a, b, acc| match rows {
-            1 => K::tile::<1>(kc, a, b, acc),
-            2 => K::tile::<2>(kc, a, b, acc),
-            3 => K::tile::<3>(kc, a, b, acc),
-            4 => K::tile::<4>(kc, a, b, acc),
-            5 => K::tile::<5>(kc, a, b, acc),
-            _ => K::tile::<6>(kc, a, b, acc),
-        }),
-        // SAFETY: `usable` returns `Avx2` only where the host has AVX2 and FMA.
+        Isa::Generic => tiles::<K, S>(
+            block,
+            sink,
+            |rows, kc, a, b, acc| match rows {
+                1 => K::tile::<1>(kc, a, b, acc),
+                2 => K::tile::<2>(kc, a, b, acc),
+                3 => K::tile::<3>(kc, a, b, acc),
+                4 => K::tile::<4>(kc, a, b, acc),
+                5 => K::tile::<5>(kc, a, b, acc),
+                _ => K::tile::<6>(kc, a, b, acc),
+            },
+            |rows, a, b, acc| match rows {
+                1 => K::runs::<1>(a, b, acc),
+                2 => K::runs::<2>(a, b, acc),
+                3 => K::runs::<3>(a, b, acc),
+                4 => K::runs::<4>(a, b, acc),
+                5 => K::runs::<5>(a, b, acc),
+                _ => K::runs::<6>(a, b, acc),
+            },
+        ),
+        // SAFETY: `usable` returns `Avx2` only where the host has AVX2 and FMA; the runs lie inside the copy (checked above).
         Isa::Avx2 => unsafe { run_block_avx2::<K, S>(block, sink) },
     }
 }
 
+/// # Safety
+/// The host has AVX2 and FMA; the right operand covers the block.
 #[cfg_attr(target_arch = "x86_64", target_feature(enable = "avx2,fma"))]
 unsafe fn run_block_avx2<K: Kind, S: Sink<K::Sum>>(block: &Block<'_, K::Elem>, sink: &S) {
-    // SAFETY: this function's contract is the tiles' contract.
-    tiles::<K, S>(block, sink, |rows, kc, a, b, acc| unsafe {
-        match rows {
-            1 => K::tile_avx2::<1>(kc, a, b, acc),
-            2 => K::tile_avx2::<2>(kc, a, b, acc),
-            3 => K::tile_avx2::<3>(kc, a, b, acc),
-            4 => K::tile_avx2::<4>(kc, a, b, acc),
-            5 => K::tile_avx2::<5>(kc, a, b, acc),
-            _ => K::tile_avx2::<6>(kc, a, b, acc),
-        }
-    });
+    tiles::<K, S>(
+        block,
+        sink,
+        // SAFETY: this function's contract is the tiles' contract.
+        |rows, kc, a, b, acc| unsafe {
+            match rows {
+                1 => K::tile_avx2::<1>(kc, a, b, acc),
+                2 => K::tile_avx2::<2>(kc, a, b, acc),
+                3 => K::tile_avx2::<3>(kc, a, b, acc),
+                4 => K::tile_avx2::<4>(kc, a, b, acc),
+                5 => K::tile_avx2::<5>(kc, a, b, acc),
+                _ => K::tile_avx2::<6>(kc, a, b, acc),
+            }
+        },
+        // SAFETY: as above.
+        |rows, a, b, acc| unsafe {
+            match rows {
+                1 => K::runs_avx2::<1>(a, b, acc),
+                2 => K::runs_avx2::<2>(a, b, acc),
+                3 => K::runs_avx2::<3>(a, b, acc),
+                4 => K::runs_avx2::<4>(a, b, acc),
+                5 => K::runs_avx2::<5>(a, b, acc),
+                _ => K::runs_avx2::<6>(a, b, acc),
+            }
+        },
+    );
 }
 
 #[inline(always)]
@@ -128,15 +213,21 @@ fn tiles<K: Kind, S: Sink<K::Sum>>(
     block: &Block<'_, K::Elem>,
     sink: &S,
     tile: impl Fn(usize, usize, &[K::Elem], &[K::Elem], &mut Acc<K::Sum>),
+    runs: impl Fn(usize, &[K::Elem], &RunsOf<'_, K::Elem>, &mut Acc<K::Sum>),
 ) {
     let kc = block.kc;
     let mut acc = Acc([[bytemuck::Zeroable::zeroed(); NR]; MR]);
     for jp in 0..block.cols.div_ceil(NR) {
-        let b = &block.b[jp * NR * kc..(jp + 1) * NR * kc];
         let cols = NR.min(block.cols - jp * NR);
         for ip in block.panels.clone() {
             let rows = block.rows.range(ip);
-            tile(rows.len(), kc, &block.a[rows.start * kc..rows.end * kc], b, &mut acc);
+            let a = &block.a[rows.start * kc..rows.end * kc];
+            match block.b {
+                Columns::Panels(b) => tile(rows.len(), kc, a, &b[jp * NR * kc..(jp + 1) * NR * kc], &mut acc),
+                Columns::Runs { copy, offsets, starts } => {
+                    runs(rows.len(), a, &RunsOf { copy, offsets, starts: starts[jp] }, &mut acc);
+                }
+            }
             sink.put(rows.start, rows.len(), jp * NR, cols, &acc);
         }
     }
@@ -173,6 +264,33 @@ impl Kind for F32 {
         #[cfg(not(target_arch = "x86_64"))]
         Self::tile::<R>(kc, a, b, acc);
     }
+
+    #[inline(always)]
+    fn runs<const R: usize>(a: &[f32], b: &RunsOf<'_, f32>, acc: &mut Acc<f32>) {
+        let mut c = [[0f32; NR]; R];
+        for (a, &offset) in a.chunks_exact(R).zip(b.offsets) {
+            let b = b.row(offset);
+            for r in 0..R {
+                for j in 0..NR {
+                    c[r][j] += a[r] * b[j];
+                }
+            }
+        }
+        acc.0[..R].copy_from_slice(&c);
+    }
+
+    #[inline(always)]
+    unsafe fn runs_avx2<const R: usize>(a: &[f32], b: &RunsOf<'_, f32>, acc: &mut Acc<f32>) {
+        assert!(a.len() >= b.offsets.len() * R);
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the left operand is long enough (checked above); the rest is this function's contract.
+        unsafe {
+            let [lo, hi] = b.starts.map(|start| b.copy.as_ptr().add(start));
+            x86::f32_runs::<R>(a.as_ptr(), lo, hi, b.offsets, acc);
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        Self::runs::<R>(a, b, acc);
+    }
 }
 
 /// Exact integer multiply-add: an element is two i16 adjacent in k, a sum is i32.
@@ -208,6 +326,34 @@ impl Kind for I16Pair {
         }
         #[cfg(not(target_arch = "x86_64"))]
         Self::tile::<R>(kc, a, b, acc);
+    }
+
+    #[inline(always)]
+    fn runs<const R: usize>(a: &[[i16; 2]], b: &RunsOf<'_, [i16; 2]>, acc: &mut Acc<i32>) {
+        let mut c = [[0i32; NR]; R];
+        for (a, &offset) in a.chunks_exact(R).zip(b.offsets) {
+            let b = b.row(offset);
+            for r in 0..R {
+                for j in 0..NR {
+                    let pair = i32::from(a[r][0]) * i32::from(b[j][0]) + i32::from(a[r][1]) * i32::from(b[j][1]);
+                    c[r][j] = c[r][j].wrapping_add(pair);
+                }
+            }
+        }
+        acc.0[..R].copy_from_slice(&c);
+    }
+
+    #[inline(always)]
+    unsafe fn runs_avx2<const R: usize>(a: &[[i16; 2]], b: &RunsOf<'_, [i16; 2]>, acc: &mut Acc<i32>) {
+        assert!(a.len() >= b.offsets.len() * R);
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the left operand is long enough (checked above); the rest is this function's contract.
+        unsafe {
+            let [lo, hi] = b.starts.map(|start| b.copy.as_ptr().add(start));
+            x86::i16_runs::<R>(a.as_ptr().cast(), lo.cast(), hi.cast(), b.offsets, acc);
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        Self::runs::<R>(a, b, acc);
     }
 }
 
@@ -249,6 +395,69 @@ mod x86 {
                 let out = acc.0[r].as_mut_ptr();
                 _mm256_storeu_ps(out, c[r][0]);
                 _mm256_storeu_ps(out.add(8), c[r][1]);
+            }
+        }
+    }
+
+    /// # Safety
+    /// `a` has R elements for each offset; `lo` and `hi` have 8 elements at each offset; the host has AVX2 and FMA.
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) unsafe fn f32_runs<const R: usize>(
+        a: *const f32,
+        lo: *const f32,
+        hi: *const f32,
+        offsets: &[usize],
+        acc: &mut Acc<f32>,
+    ) {
+        let mut c = [[_mm256_setzero_ps(); 2]; R];
+        // SAFETY: the contract; `acc` has MR rows of 16.
+        unsafe {
+            for (p, &offset) in offsets.iter().enumerate() {
+                let a = a.add(p * R);
+                let (b0, b1) = (_mm256_loadu_ps(lo.add(offset)), _mm256_loadu_ps(hi.add(offset)));
+                for r in 0..R {
+                    let ar = _mm256_broadcast_ss(&*a.add(r));
+                    c[r][0] = _mm256_fmadd_ps(ar, b0, c[r][0]);
+                    c[r][1] = _mm256_fmadd_ps(ar, b1, c[r][1]);
+                }
+            }
+            for r in 0..R {
+                let out = acc.0[r].as_mut_ptr();
+                _mm256_storeu_ps(out, c[r][0]);
+                _mm256_storeu_ps(out.add(8), c[r][1]);
+            }
+        }
+    }
+
+    /// # Safety
+    /// As for [`f32_runs`], of pairs.
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) unsafe fn i16_runs<const R: usize>(
+        a: *const i32,
+        lo: *const i32,
+        hi: *const i32,
+        offsets: &[usize],
+        acc: &mut Acc<i32>,
+    ) {
+        let mut c = [[_mm256_setzero_si256(); 2]; R];
+        // SAFETY: the contract; `acc` has MR rows of 16. A pair is 2-byte aligned, so the left operand is read unaligned.
+        unsafe {
+            for (p, &offset) in offsets.iter().enumerate() {
+                let a = a.add(p * R);
+                let b0 = _mm256_loadu_si256(lo.add(offset).cast());
+                let b1 = _mm256_loadu_si256(hi.add(offset).cast());
+                for r in 0..R {
+                    let ar = _mm256_set1_epi32(a.add(r).read_unaligned());
+                    c[r][0] = _mm256_add_epi32(c[r][0], _mm256_madd_epi16(ar, b0));
+                    c[r][1] = _mm256_add_epi32(c[r][1], _mm256_madd_epi16(ar, b1));
+                }
+            }
+            for r in 0..R {
+                let out = acc.0[r].as_mut_ptr();
+                _mm256_storeu_si256(out.cast(), c[r][0]);
+                _mm256_storeu_si256(out.add(8).cast(), c[r][1]);
             }
         }
     }

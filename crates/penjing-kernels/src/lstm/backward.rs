@@ -78,8 +78,8 @@ pub fn lstm_grad(cx: Ctx<'_>, shape: &LstmShape, tape: &LstmTape<'_>, grads: Lst
             shape,
             tape,
             d,
-            w: PackedRhs::new(cx.isa, g, i, Mat::rows(&tape.w[d * g * i..(d + 1) * g * i], i))?,
-            r: PackedRhs::new(cx.isa, g, h, Mat::rows(&tape.r[d * g * h..(d + 1) * g * h], h))?,
+            w: PackedRhs::pack(cx, g, i, Mat::rows(&tape.w[d * g * i..(d + 1) * g * i], i))?,
+            r: PackedRhs::pack(cx, g, h, Mat::rows(&tape.r[d * g * h..(d + 1) * g * h], h))?,
         };
         let db = &mut db[d * 2 * g..(d + 1) * 2 * g];
         pass.run(LstmGrads {

@@ -2,7 +2,7 @@
 
 use super::LstmShape;
 use crate::{
-    Ctx, Isa, KernelError,
+    Ctx, Isa, KernelError, Pool,
     gemm::{Accumulate, Bias, Epilogue, GemmShape, Lhs, Mat, PackedRhs, Rhs, gemm},
     isa::{Math, per_isa},
     math::{sigmoid, tanh},
@@ -49,6 +49,10 @@ struct Direction {
 impl PackedLstm {
     /// Packs the weights of `shape`; its steps and batch do not matter.
     pub fn new(isa: Isa, shape: &LstmShape, weights: Weights<'_>) -> Result<PackedLstm, KernelError> {
+        PackedLstm::pack(Ctx { isa, pool: &Pool::new(1) }, shape, weights)
+    }
+
+    fn pack(cx: Ctx<'_>, shape: &LstmShape, weights: Weights<'_>) -> Result<PackedLstm, KernelError> {
         let (d, i, h) = (shape.directions(), shape.input, shape.hidden);
         shape.check(NAME, "w", &[d, 4, h, i], weights.w.len())?;
         shape.check(NAME, "r", &[d, 4, h, h], weights.r.len())?;
@@ -57,8 +61,8 @@ impl PackedLstm {
         let direction = |d: usize| {
             let b = &weights.b[d * 2 * g..(d + 1) * 2 * g];
             Ok(Direction {
-                w: PackedRhs::new(isa, i, g, Mat::transposed(&weights.w[d * g * i..(d + 1) * g * i], i))?,
-                r: PackedRhs::new(isa, h, g, Mat::transposed(&weights.r[d * g * h..(d + 1) * g * h], h))?,
+                w: PackedRhs::pack(cx, i, g, Mat::transposed(&weights.w[d * g * i..(d + 1) * g * i], i))?,
+                r: PackedRhs::pack(cx, h, g, Mat::transposed(&weights.r[d * g * h..(d + 1) * g * h], h))?,
                 bias: (0..g).map(|j| b[j] + b[g + j]).collect(),
             })
         };
@@ -109,7 +113,7 @@ pub fn lstm(
     let packed = match weights {
         LstmWeights::Packed(p) => p,
         LstmWeights::Plain(w) => {
-            packed_now = PackedLstm::new(cx.isa, shape, w)?;
+            packed_now = PackedLstm::pack(cx, shape, w)?;
             &packed_now
         }
     };
@@ -207,8 +211,13 @@ per_isa! {
 fn cell_body<M: Math>(pre: &mut [f32], c: &mut [f32], h: &mut [f32]) {
     let n = h.len();
     let (sigmoids, g) = pre.split_at_mut(3 * n);
-    sigmoids.iter_mut().for_each(|v| *v = sigmoid::<M>(*v));
-    g.iter_mut().for_each(|v| *v = tanh::<M>(*v));
+    // No closures: the compiler would leave them outside the function that has the instruction set.
+    for v in sigmoids.iter_mut() {
+        *v = sigmoid::<M>(*v);
+    }
+    for v in g.iter_mut() {
+        *v = tanh::<M>(*v);
+    }
     let (i, o, f) = (&sigmoids[..n], &sigmoids[n..2 * n], &sigmoids[2 * n..]);
     let (g, c) = (&g[..n], &mut c[..n]);
     for j in 0..n {

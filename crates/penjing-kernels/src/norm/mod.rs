@@ -23,8 +23,22 @@ fn total(x: &[f32]) -> f64 {
 /// Σ (x − mean)².
 #[inline(always)]
 fn spread<M: Math>(x: &[f32], mean: f32) -> f64 {
-    let step = |a: f32, x: f32| M::fma(x - mean, x - mean, a);
-    x.chunks(CHUNK).map(|c| f64::from(lanes(c, 0.0, step, |a, b| a + b))).sum()
+    const LANES: usize = 32;
+    let mut sum = 0.0;
+    for x in x.chunks(CHUNK) {
+        let mut acc = [0f32; LANES];
+        for x in x.chunks(LANES) {
+            if let Some(x) = x.first_chunk::<LANES>() {
+                for l in 0..LANES {
+                    acc[l] = M::fma(x[l] - mean, x[l] - mean, acc[l]);
+                }
+            } else {
+                acc.iter_mut().zip(x).for_each(|(acc, &x)| *acc = M::fma(x - mean, x - mean, *acc));
+            }
+        }
+        sum += f64::from(lanes(&acc, 0.0, |a, x| a + x, |a, b| a + b));
+    }
+    sum
 }
 
 /// Σ a·b.

@@ -21,6 +21,7 @@ pub(super) fn rules() -> Vec<Box<dyn Rule>> {
         Formula::rule("permute-of-permute", after(is_permute, is_permute), permute_of_permute),
         Formula::rule("transpose-left", node(is_matmul, [transposed(), any("b")]), transpose_left),
         Formula::rule("transpose-right", node(is_matmul, [any("a"), transposed()]), transpose_right),
+        Formula::rule("transpose-of-product", node(is_permute, [product()]), transpose_of_product),
         Formula::rule("expand-left", node(broadcasts, [node(is_expand, [x()]).shared(), any("b")]), expand_left),
         Formula::rule("expand-right", node(broadcasts, [any("a"), node(is_expand, [x()]).shared()]), expand_right),
     ]
@@ -52,6 +53,10 @@ fn broadcasts(op: &Op) -> bool {
 
 fn transposed() -> Pattern {
     node(is_permute, [any("x")]).shared().named("inner")
+}
+
+fn product() -> Pattern {
+    node(is_matmul, [any("a"), any("b")]).named("inner")
 }
 
 fn perm(op: Option<&Op>) -> &[usize] {
@@ -143,6 +148,19 @@ fn transpose(m: &Match<'_>, patch: &mut Patch, side: Side) -> Result<(), Skip> {
         Side::Right => (Op::MatMul { trans_a, trans_b: !trans_b }, [patch.tap_named(m, "a"), x]),
     };
     let y = patch.scope().op(op, &inputs)?;
+    patch.replace(m.result(), y);
+    Ok(())
+}
+
+/// (A·B)ᵀ = Bᵀ·Aᵀ for matrices without batch axes, where the product has no other reader.
+fn transpose_of_product(m: &Match<'_>, patch: &mut Patch) -> Result<(), Skip> {
+    let Some(&Op::MatMul { trans_a, trans_b }) = m.op("inner") else { return Err(Skip::NoMatch) };
+    let matrix = |name| m.fact(name).rank() == 2;
+    if perm(Some(m.root_op())) != [1, 0] || !matrix("a") || !matrix("b") {
+        return Err(Skip::Check("the product has batch axes"));
+    }
+    let inputs = [patch.tap_named(m, "b"), patch.tap_named(m, "a")];
+    let y = patch.scope().op(Op::MatMul { trans_a: !trans_b, trans_b: !trans_a }, &inputs)?;
     patch.replace(m.result(), y);
     Ok(())
 }
