@@ -38,6 +38,21 @@ pub(crate) trait Lanes: Copy {
     /// `self * b + c`, fused where the level has FMA.
     fn fma(self, b: Self, c: Self) -> Self;
     fn add(self, b: Self) -> Self;
+    fn sub(self, b: Self) -> Self;
+
+    /// `self * k + c`.
+    #[inline(always)]
+    fn times(self, k: f32, c: Self) -> Self {
+        // SAFETY: a value exists.
+        self.fma(unsafe { Self::splat(k) }, c)
+    }
+
+    /// `self * k`.
+    #[inline(always)]
+    fn scale(self, k: f32) -> Self {
+        // SAFETY: a value exists. Adding −0 changes nothing.
+        self.times(k, unsafe { Self::splat(-0.0) })
+    }
 
     /// Limits each lane; a NaN stays one.
     fn clamp(self, min: Self, max: Self) -> Self;
@@ -83,6 +98,11 @@ impl Lanes for [f32; LANES] {
     #[inline(always)]
     fn add(self, b: Self) -> Self {
         std::array::from_fn(|i| self[i] + b[i])
+    }
+
+    #[inline(always)]
+    fn sub(self, b: Self) -> Self {
+        std::array::from_fn(|i| self[i] - b[i])
     }
 
     #[inline(always)]
@@ -151,6 +171,11 @@ pub(crate) mod x86 {
         #[inline(always)]
         fn add(self, b: Self) -> Self {
             unsafe { Avx2(_mm256_add_ps(self.0, b.0)) }
+        }
+
+        #[inline(always)]
+        fn sub(self, b: Self) -> Self {
+            unsafe { Avx2(_mm256_sub_ps(self.0, b.0)) }
         }
 
         #[inline(always)]

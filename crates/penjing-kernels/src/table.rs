@@ -15,6 +15,10 @@ pub enum Exactness {
     Rounding(u32),
     /// A result that sums n terms is within k·(n + 8)·u·Σ|term|.
     Accumulating(u32),
+    /// Winograd's convolution: a result of C channels is within k·(C + 24)·u·max|x|·Σ|w|, over all inputs of its tile and the
+    /// weights of its output channel. k is the product of the transforms' greatest growth in both dimensions; it holds while
+    /// max|x| is below 2¹²⁰.
+    Transformed(u32),
 }
 
 /// Groups of rows that take the same operands.
@@ -72,7 +76,7 @@ macro_rules! rows {
     };
 }
 
-use Exactness::{Accumulating, Exact, Rounding};
+use Exactness::{Accumulating, Exact, Rounding, Transformed};
 
 /// Every kernel.
 pub static KERNELS: &[KernelRow] = rows! {
@@ -81,6 +85,8 @@ pub static KERNELS: &[KernelRow] = rows! {
         "qu8-f32-qc8w-gemm.5x16" "qu8-qs8-qc8w-gemm.5x16" "qu8-qu8-qc8w-gemm.5x16";
     Conv Accumulating(1) => "f32-f32-f32w-conv.6x16" "f32-f32-f32w-conv_last.6x16"
         "f32-f32-f32w-conv_last_depthwise.4x8" "f32-f32-f32w-conv_input_grad.6x16" "f32-f32-conv_weight_grad.3x4";
+    Conv Transformed(16) => "f32-f32-f32w-conv_last_winograd.2x2";
+    Conv Transformed(160) => "f32-f32-f32w-conv_last_winograd.4x4";
     Conv Exact => "qs8-f32-qc8w-conv.6x16" "qs8-qs8-qc8w-conv.6x16" "qs8-qu8-qc8w-conv.6x16"
         "qu8-f32-qc8w-conv.6x16" "qu8-qs8-qc8w-conv.6x16" "qu8-qu8-qc8w-conv.6x16"
         "qs8-f32-qc8w-conv_last.5x16" "qs8-qs8-qc8w-conv_last.5x16" "qs8-qu8-qc8w-conv_last.5x16"

@@ -47,6 +47,7 @@ fn every_row_keeps_its_exactness() {
             let bound = match row.exactness {
                 Exactness::Exact => 0.0,
                 Exactness::Rounding(ulp) => f64::from(ulp) * f64::from(f32::EPSILON) * p.want.abs(),
+                Exactness::Transformed(k) => f64::from(k) * (p.n / 9 + 24) as f64 * 2f64.powi(-24) * p.size,
                 Exactness::Accumulating(k) => f64::from(k) * (p.n + 8) as f64 * 2f64.powi(-24) * p.size,
             };
             assert!((p.got - p.want).abs() <= bound, "{}: {} is not {} within {bound:e}", row.name, p.got, p.want);
@@ -65,7 +66,7 @@ fn run(row: &KernelRow, cx: Ctx<'_>) -> Vec<Point> {
         "gemm" if from == "f32" => dense(cx, false),
         "gemm_batched" => dense(cx, true),
         "gemm" | "conv" | "conv_last" if from != "f32" => integer(cx, from, to, op),
-        "conv_last" | "conv_last_depthwise" => convolution_last(cx, row.spec),
+        "conv_last" | "conv_last_depthwise" | "conv_last_winograd" => convolution_last(cx, row.spec),
         "conv" | "conv_input_grad" | "conv_weight_grad" => convolution(cx, op),
         "max_pool" | "max_pool_grad" | "avg_pool" | "avg_pool_grad" => pooling(cx, from, op),
         "max_pool_last" | "avg_pool_last" => pooling_last(cx, from, op),
@@ -176,7 +177,7 @@ fn convolution(cx: Ctx<'_>, op: &str) -> Vec<Point> {
 /// With channels last, on a shape that the row's method takes.
 fn convolution_last(cx: Ctx<'_>, spec: &str) -> Vec<Point> {
     let depthwise = ConvShape { groups: 13, in_channels: 13, out_channels: 13, ..CONV };
-    let unit = ConvShape { in_channels: 9, stride: [1, 1], output: [6, 5], ..CONV };
+    let unit = ConvShape { in_channels: 9, out_channels: 17, stride: [1, 1], output: [6, 5], ..CONV };
     let shapes = [CONV, depthwise, unit];
     let takes = |s: &ConvShape| Method::candidates(s).find(|m| m.spec() == spec);
     let (s, method) = shapes.iter().find_map(|s| Some((s, takes(s)?))).unwrap();
@@ -186,6 +187,7 @@ fn convolution_last(cx: Ctx<'_>, spec: &str) -> Vec<Point> {
     assert_eq!(packed.name(), spec);
     conv_last(cx, s, &x, &packed, &ConvEpilogue::default(), &mut y).unwrap();
     let ([ih, iw], [oh, ow], c, o) = (s.input, s.output, s.in_channels, s.out_channels);
+    let largest = x.iter().fold(0f64, |m, &x| m.max(f64::from(x.abs())));
     (0..ny)
         .map(|i| {
             let (image, row, col, channel) = (i / (o * ow * oh), i / (o * ow) % oh, i / o % ow, i % o);
@@ -199,6 +201,10 @@ fn convolution_last(cx: Ctx<'_>, spec: &str) -> Vec<Point> {
                     let term = v * f64::from(w[channel * s.group_in() * 9 + t]);
                     (want, size) = (want + term, size + term.abs());
                 }
+            }
+            if matches!(method, Method::Winograd2 | Method::Winograd4) {
+                size = largest
+                    * w[channel * c * 9..(channel + 1) * c * 9].iter().map(|&w| f64::from(w.abs())).sum::<f64>();
             }
             Point { got: y[i].into(), want, n: s.group_in() * 9, size }
         })

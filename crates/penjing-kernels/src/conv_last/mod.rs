@@ -1,13 +1,15 @@
 //! Channels-last convolution: x `[N, H, W, C]` to y `[N, OH, OW, O]` (one dimension is a height of 1).
 //!
 //! Weights stay in the canonical order `[O, C / groups, KH, KW]` until they are packed once, for one of several methods:
-//! the product of output pixels by kernel windows (`direct`, the driver of [`crate::igemm`]), or channel by channel (`depthwise`).
+//! the product of output pixels by kernel windows (`direct`, the driver of [`crate::igemm`]), channel by channel (`depthwise`), or
+//! Winograd's transforms (`winograd`).
 //! [`Method::candidates`] lists those that a shape allows.
 
 mod depthwise;
 pub(crate) mod direct;
 mod output;
 pub(crate) mod window;
+mod winograd;
 
 use crate::{
     Ctx, Isa, KernelError,
@@ -27,12 +29,26 @@ pub enum Method {
     Direct,
     /// Channel by channel. As many groups as input and output channels.
     Depthwise,
+    /// Winograd's F(2, 3): kernels of 3 × 3 with stride 1, a little less exact; not for infinities.
+    Winograd2,
+    /// Winograd's F(4, 3): fewest multiplications, least exact; not for infinities.
+    Winograd4,
 }
 
 impl Method {
     /// The methods that `shape` allows, the one that [`PackedConvLast::new`] takes first.
     pub fn candidates(shape: &ConvShape) -> impl Iterator<Item = Method> {
-        [if depthwise::fits(shape) { Method::Depthwise } else { Method::Direct }].into_iter()
+        let methods: &[Method] = if depthwise::fits(shape) {
+            &[Method::Depthwise]
+        } else {
+            match winograd::gain(shape) {
+                None => &[Method::Direct],
+                Some(winograd::Gain::Little) => &[Method::Direct, Method::Winograd4, Method::Winograd2],
+                Some(winograd::Gain::Small) => &[Method::Winograd2, Method::Winograd4, Method::Direct],
+                Some(winograd::Gain::Large) => &[Method::Winograd4, Method::Winograd2, Method::Direct],
+            }
+        };
+        methods.iter().copied()
     }
 
     /// The row of the kernel table.
@@ -40,6 +56,8 @@ impl Method {
         match self {
             Method::Direct => "f32-f32-f32w-conv_last.6x16",
             Method::Depthwise => "f32-f32-f32w-conv_last_depthwise.4x8",
+            Method::Winograd2 => "f32-f32-f32w-conv_last_winograd.2x2",
+            Method::Winograd4 => "f32-f32-f32w-conv_last_winograd.4x4",
         }
     }
 }
@@ -56,6 +74,10 @@ enum Weights {
     Direct(Vec<PackedB<F32>>),
     /// `[C / 8][tap][8]`.
     Depthwise(Vec<f32>),
+    /// 16 matrices of F(2, 3).
+    Winograd2(Vec<PackedB<F32>>),
+    /// 36 matrices of F(4, 3).
+    Winograd4(Vec<PackedB<F32>>),
 }
 
 /// What of a shape the packed weights depend on.
@@ -101,6 +123,8 @@ impl PackedConvLast {
         let weights = match method {
             Method::Direct => Weights::Direct(direct::pack(shape, w)),
             Method::Depthwise => Weights::Depthwise(depthwise::pack(shape, w)),
+            Method::Winograd2 => Weights::Winograd2(winograd::pack::<winograd::Two, 4, 2>(shape, w)),
+            Method::Winograd4 => Weights::Winograd4(winograd::pack::<winograd::Four, 6, 4>(shape, w)),
         };
         Ok(PackedConvLast { key: Key::new(shape), method, weights })
     }
@@ -108,7 +132,9 @@ impl PackedConvLast {
     /// Bytes held.
     pub fn bytes(&self) -> usize {
         match &self.weights {
-            Weights::Direct(groups) => groups.iter().map(PackedB::bytes).sum(),
+            Weights::Direct(products) | Weights::Winograd2(products) | Weights::Winograd4(products) => {
+                products.iter().map(PackedB::bytes).sum()
+            }
             Weights::Depthwise(w) => size_of_val(&w[..]),
         }
     }
@@ -157,6 +183,8 @@ pub fn conv_last(
     let y = Disjoint::new(y);
     match &w.weights {
         Weights::Depthwise(w) => depthwise::run(cx, shape, x, w, epilogue, &y),
+        Weights::Winograd2(w) => winograd::run::<winograd::Two, 4, 2>(cx, shape, x, w, epilogue, &y),
+        Weights::Winograd4(w) => winograd::run::<winograd::Four, 6, 4>(cx, shape, x, w, epilogue, &y),
         Weights::Direct(groups) => {
             let group_out = shape.group_out();
             direct::run::<F32, _>(cx, shape, x, 0.0, groups, &|group, first_row| Finish {

@@ -1,0 +1,412 @@
+//! Convolution by kernels of 3 × 3 with fewer multiplications: Winograd's minimal filtering in two dimensions (Lavin and
+//! Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016, arXiv:1509.09308).
+//!
+//! A tile of M × M outputs is `Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A`, where d is the tile of T × T inputs, T = M + 2. The products in the
+//! middle, summed over channels, are T² matrix products of tiles by weights, which go through [`crate::igemm`]. F(2, 3) needs
+//! 16 multiplications for 4 outputs instead of 36, F(4, 3) needs 36 for 16 instead of 144.
+//!
+//! Inputs that differ much in size within a tile lose accuracy, since an output's error grows with the largest input of its
+//! tile, and a tile that holds an infinity or a NaN gives NaN throughout. The row's
+//! [`Exactness`](crate::table::Exactness) states the bound.
+
+use super::{ConvEpilogue, output::Output};
+use crate::{
+    Ctx, Isa,
+    activation::Activation,
+    conv::ConvShape,
+    gemm::tile::NR,
+    igemm::{PackedB, Rows, finish::Finish, multiply, tile::F32},
+    lanes::{LANES, Lanes, per_lanes},
+    pool::Disjoint,
+    scratch::with_scratch,
+};
+use std::ops::Range;
+
+/// Bytes of a block's transformed inputs and products.
+const BLOCK_BYTES: usize = 768 << 10;
+/// Tiles of a block: enough to read each weight rarely, and a multiple of the register tile's rows.
+const BLOCK_TILES: [usize; 2] = [24, 96];
+/// Blocks below which the work inside a block is shared out instead of the blocks.
+const FEW_BLOCKS: usize = 8;
+/// Tiles of a task of the transforms.
+const TASK_TILES: usize = 4;
+
+/// A pair of tile sizes and its transforms in one dimension.
+pub(super) trait Form<const T: usize, const M: usize>: Sync {
+    /// The transform of the weights.
+    const G: [[f64; 3]; T];
+
+    /// `Bᵀ d`.
+    fn input<V: Lanes>(d: [V; T]) -> [V; T];
+
+    /// `Aᵀ m`.
+    fn output<V: Lanes>(m: [V; T]) -> [V; M];
+}
+
+/// F(2, 3): points 0, 1, −1, ∞.
+pub(super) struct Two;
+
+impl Form<4, 2> for Two {
+    const G: [[f64; 3]; 4] = [[1.0, 0.0, 0.0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0.0, 0.0, 1.0]];
+
+    #[inline(always)]
+    fn input<V: Lanes>([d0, d1, d2, d3]: [V; 4]) -> [V; 4] {
+        [d0.sub(d2), d1.add(d2), d2.sub(d1), d1.sub(d3)]
+    }
+
+    #[inline(always)]
+    fn output<V: Lanes>([m0, m1, m2, m3]: [V; 4]) -> [V; 2] {
+        [m0.add(m1).add(m2), m1.sub(m2).sub(m3)]
+    }
+}
+
+/// F(4, 3): points 0, ±a, ±b, ∞ with a = 11/16 and b = 23/16. They are near the √½ and √2 whose powers grow least, which
+/// bounds the growth of rounding errors by 160 instead of the 860 of the usual 1 and 2, and every constant of the transforms
+/// of inputs and outputs is an exact f32 (on the choice of points: Barabasz et al., "Error Analysis and Improving the Accuracy
+/// of Winograd Convolution for Deep Neural Networks", ACM TOMS 2020).
+pub(super) struct Four;
+
+const A: f32 = 11.0 / 16.0;
+const B: f32 = 23.0 / 16.0;
+const A2: f32 = A * A;
+const B2: f32 = B * B;
+
+/// `[1, p, p²] / Π(p − q)` over the other finite points q; `square` and `other` are p² and the other pair's.
+const fn weight_row(p: f32, square: f32, other: f32) -> [f64; 3] {
+    let scale = 1.0 / (2.0 * square as f64 * (square as f64 - other as f64));
+    [scale, p as f64 * scale, square as f64 * scale]
+}
+
+impl Form<6, 4> for Four {
+    const G: [[f64; 3]; 6] = [
+        [1.0 / (A2 as f64 * B2 as f64), 0.0, 0.0],
+        weight_row(A, A2, B2),
+        weight_row(-A, A2, B2),
+        weight_row(B, B2, A2),
+        weight_row(-B, B2, A2),
+        [0.0, 0.0, 1.0],
+    ];
+
+    #[inline(always)]
+    fn input<V: Lanes>([d0, d1, d2, d3, d4, d5]: [V; 6]) -> [V; 6] {
+        let (even_a, odd_a) = (d2.times(-B2, d4), d1.times(-B2, d3));
+        let (even_b, odd_b) = (d2.times(-A2, d4), d1.times(-A2, d3));
+        [
+            d0.times(A2 * B2, d2.times(-(A2 + B2), d4)),
+            odd_a.times(A, even_a),
+            odd_a.times(-A, even_a),
+            odd_b.times(B, even_b),
+            odd_b.times(-B, even_b),
+            d1.times(A2 * B2, d3.times(-(A2 + B2), d5)),
+        ]
+    }
+
+    #[inline(always)]
+    fn output<V: Lanes>([m0, m1, m2, m3, m4, m5]: [V; 6]) -> [V; 4] {
+        let (even_a, odd_a) = (m1.add(m2), m1.sub(m2));
+        let (even_b, odd_b) = (m3.add(m4), m3.sub(m4));
+        [
+            m0.add(even_a).add(even_b),
+            odd_b.times(B, odd_a.scale(A)),
+            even_b.times(B2, even_a.scale(A2)),
+            odd_b.times(B2 * B, odd_a.times(A2 * A, m5)),
+        ]
+    }
+}
+
+/// What the transforms are worth, which cost work for each channel, where the products gain work for each pair of channels.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Gain {
+    /// Too few channels to pay for the transforms.
+    Little,
+    /// Few tiles, whose many weights cost more than their products: those of F(2, 3) are fewer.
+    Small,
+    /// Enough of both.
+    Large,
+}
+
+/// The gain for kernels of 3 × 3 that move by one, with channels enough to fill registers; none for other shapes.
+pub(super) fn gain(s: &ConvShape) -> Option<Gain> {
+    let unit = s.kernel == [3, 3] && s.stride == [1, 1] && s.dilation == [1, 1];
+    if !unit || s.groups != 1 || s.in_channels < LANES || s.out_channels < LANES {
+        return None;
+    }
+    let tiles = s.batch * s.output[0].div_ceil(4) * s.output[1].div_ceil(4);
+    Some(match (s.in_channels.min(s.out_channels), tiles) {
+        (..32, _) => Gain::Little,
+        (_, ..12) => Gain::Small,
+        _ => Gain::Large,
+    })
+}
+
+/// The transformed weights of `w`, `[O, C, 3, 3]`: one matrix `[C, O]` for each of the T² products.
+pub(crate) fn pack<F: Form<T, M>, const T: usize, const M: usize>(s: &ConvShape, w: &[f32]) -> Vec<PackedB<F32>> {
+    (0..T * T)
+        .map(|k| {
+            let (rows, cols) = (F::G[k / T], F::G[k % T]);
+            PackedB::new(s.out_channels, 1, s.in_channels, |_, c, o| {
+                let g = &w[(o * s.in_channels + c) * 9..][..9];
+                let row = |a: usize| (0..3).map(|b| cols[b] * f64::from(g[3 * a + b])).sum::<f64>();
+                (0..3).map(|a| rows[a] * row(a)).sum::<f64>() as f32
+            })
+        })
+        .collect()
+}
+
+/// The tiles of a convolution and the operands of its transforms.
+pub(super) struct Tiles<'a> {
+    s: &'a ConvShape,
+    x: &'a [f32],
+    /// As many zeros as x has channels.
+    zeros: &'a [f32],
+    /// Tiles of an image: rows, columns.
+    grid: [usize; 2],
+    /// Elements from tile to tile of the transformed inputs and of the products.
+    pitch: [usize; 2],
+    output: Output<'a>,
+}
+
+/// Some tiles of a block: `v` and `m` hold T² matrices `[block][pitch]`.
+pub(super) struct Part<'a> {
+    /// The block's tiles, and which of them to do.
+    block: Range<usize>,
+    tiles: Range<usize>,
+    v: &'a Disjoint<'a, f32>,
+    m: &'a Disjoint<'a, f32>,
+}
+
+/// Runs a checked convolution with weights of [`pack`].
+pub(crate) fn run<F: Form<T, M> + Transform, const T: usize, const M: usize>(
+    cx: Ctx<'_>,
+    s: &ConvShape,
+    x: &[f32],
+    w: &[PackedB<F32>],
+    e: &ConvEpilogue<'_>,
+    y: &Disjoint<'_, f32>,
+) {
+    let zeros = vec![0.0; s.in_channels.max(s.out_channels)];
+    let t = Tiles {
+        s,
+        x,
+        zeros: &zeros,
+        grid: s.output.map(|o| o.div_ceil(M)),
+        pitch: [s.in_channels.next_multiple_of(LANES), s.out_channels.next_multiple_of(NR)],
+        output: Output::new(s, e, &zeros, y),
+    };
+    let count = s.batch * t.grid[0] * t.grid[1];
+    let fit = BLOCK_BYTES / (T * T * (t.pitch[0] + t.pitch[1]) * size_of::<f32>());
+    let blocks = count.div_ceil(fit.clamp(BLOCK_TILES[0], BLOCK_TILES[1]));
+    let block = |b: usize| run_block::<F, T, M>(cx, &t, w, count * b / blocks..count * (b + 1) / blocks);
+    if blocks < FEW_BLOCKS { (0..blocks).for_each(block) } else { cx.pool.run(blocks, &block) }
+}
+
+fn run_block<F: Form<T, M> + Transform, const T: usize, const M: usize>(
+    cx: Ctx<'_>,
+    t: &Tiles<'_>,
+    w: &[PackedB<F32>],
+    block: Range<usize>,
+) {
+    let n = block.len();
+    let [v_len, m_len] = t.pitch.map(|p| n * p);
+    with_scratch::<f32, _>(T * T * v_len, |v| {
+        with_scratch::<f32, _>(T * T * m_len, |m| {
+            let (v_out, m_out) = (Disjoint::new(v), Disjoint::new(m));
+            let each_part = |f: &(dyn Fn(&Part<'_>) + Sync)| {
+                cx.pool.run(n.div_ceil(TASK_TILES), &|i| {
+                    let tiles = block.start + i * TASK_TILES..block.end.min(block.start + (i + 1) * TASK_TILES);
+                    f(&Part { block: block.clone(), tiles, v: &v_out, m: &m_out });
+                });
+            };
+            // SAFETY: the tasks' tiles are disjoint, and the two buffers have T² matrices of the block's tiles.
+            each_part(&|part| unsafe { F::transform_inputs(cx.isa, t, part) });
+            let bases: Vec<usize> = (0..n).map(|i| i * t.pitch[0]).collect();
+            cx.pool.run(T * T, &|k| {
+                // SAFETY: the inputs' tasks have ended; each product has its own part of the buffer.
+                let (data, sums) = unsafe { (&*v_out.slice(k * v_len, v_len), m_out.slice(k * m_len, m_len)) };
+                let sink = Finish {
+                    isa: cx.isa,
+                    c: &Disjoint::new(sums),
+                    stride: t.pitch[1],
+                    first_row: 0,
+                    first_col: 0,
+                    bias: None,
+                    residual: None,
+                    activation: Activation::NONE,
+                };
+                multiply(cx.isa, &Rows { data, bases: &bases, offsets: &[0] }, &w[k], 0..w[k].panels(), &sink);
+            });
+            // SAFETY: as above; the products' tasks have ended, and no two tiles share an output.
+            each_part(&|part| unsafe {
+                F::transform_outputs(cx.isa, t, part);
+                for tile in part.tiles.clone() {
+                    let ([oh, ow], [image, row, col]) = (t.s.output, t.place(tile, M));
+                    for i in row..oh.min(row + M) {
+                        let first = (image * oh + i) * ow;
+                        t.output.finish(cx.isa, first + col..first + ow.min(col + M));
+                    }
+                }
+            });
+        });
+    });
+}
+
+/// The transforms of some tiles, compiled for each level.
+pub(super) trait Transform {
+    /// # Safety
+    /// No other task touches the part's tiles in `v`, which has T² matrices.
+    unsafe fn transform_inputs(isa: Isa, t: &Tiles<'_>, part: &Part<'_>);
+
+    /// # Safety
+    /// No other task writes the outputs of the part's tiles, or `m`, which has T² matrices.
+    unsafe fn transform_outputs(isa: Isa, t: &Tiles<'_>, part: &Part<'_>);
+}
+
+macro_rules! transform {
+    ($form:ident, $t:literal, $m:literal, $inputs:ident, $inputs_body:ident, $outputs:ident, $outputs_body:ident) => {
+        impl Transform for $form {
+            unsafe fn transform_inputs(isa: Isa, t: &Tiles<'_>, part: &Part<'_>) {
+                // SAFETY: the trait's contract.
+                unsafe { $inputs(isa, t, part) }
+            }
+
+            unsafe fn transform_outputs(isa: Isa, t: &Tiles<'_>, part: &Part<'_>) {
+                // SAFETY: the trait's contract.
+                unsafe { $outputs(isa, t, part) }
+            }
+        }
+
+        per_lanes! {
+            /// # Safety
+            /// That of [`Transform::transform_inputs`].
+            unsafe fn $inputs(t: &Tiles<'_>, part: &Part<'_>) = $inputs_body
+        }
+
+        #[inline(always)]
+        unsafe fn $inputs_body<V: Lanes>(t: &Tiles<'_>, part: &Part<'_>) {
+            // SAFETY: the caller's contract.
+            unsafe { inputs::<V, $form, $t, $m>(t, part) }
+        }
+
+        per_lanes! {
+            /// # Safety
+            /// That of [`Transform::transform_outputs`].
+            unsafe fn $outputs(t: &Tiles<'_>, part: &Part<'_>) = $outputs_body
+        }
+
+        #[inline(always)]
+        unsafe fn $outputs_body<V: Lanes>(t: &Tiles<'_>, part: &Part<'_>) {
+            // SAFETY: the caller's contract.
+            unsafe { outputs::<V, $form, $t, $m>(t, part) }
+        }
+    };
+}
+
+transform!(Two, 4, 2, inputs_two, inputs_two_body, outputs_two, outputs_two_body);
+transform!(Four, 6, 4, inputs_four, inputs_four_body, outputs_four, outputs_four_body);
+
+impl Tiles<'_> {
+    /// Image, first output row and first output column of a tile.
+    fn place(&self, tile: usize, m: usize) -> [usize; 3] {
+        let [rows, cols] = self.grid;
+        [tile / (rows * cols), tile / cols % rows * m, tile % cols * m]
+    }
+
+    /// Channel 0 of every input of a tile; zeros stand for what lies outside the image.
+    #[inline(always)]
+    fn sources<const T: usize>(&self, [image, row, col]: [usize; 3]) -> [[*const f32; T]; T] {
+        let ([h, w], [ph, pw], c) = (self.s.input, self.s.pad, self.s.in_channels);
+        let mut sources = [[self.zeros.as_ptr(); T]; T];
+        for i in 0..T {
+            let y = (row + i).wrapping_sub(ph);
+            for j in 0..T {
+                let x = (col + j).wrapping_sub(pw);
+                if y < h && x < w {
+                    sources[i][j] = self.x[((image * h + y) * w + x) * c..].as_ptr();
+                }
+            }
+        }
+        sources
+    }
+}
+
+/// `v[k][tile][channel] = (Bᵀ d B)[k]`.
+///
+/// # Safety
+/// That of [`Transform::transform_inputs`]; the host has the lanes' instructions.
+#[inline(always)]
+unsafe fn inputs<V: Lanes, F: Form<T, M>, const T: usize, const M: usize>(t: &Tiles<'_>, part: &Part<'_>) {
+    let (c, pitch) = (t.s.in_channels, t.pitch[0]);
+    let matrix = part.block.len() * pitch;
+    for tile in part.tiles.clone() {
+        let sources = t.sources::<T>(t.place(tile, M));
+        let to = part.v.as_ptr().wrapping_add((tile - part.block.start) * pitch);
+        for channel in (0..c).step_by(LANES) {
+            let lanes = LANES.min(c - channel);
+            // SAFETY: `lanes` channels from `channel` on exist at each source and eight in `v`, whose tiles are padded.
+            unsafe {
+                let mut half = [[V::splat(0.0); T]; T];
+                for i in 0..T {
+                    let mut d = [V::splat(0.0); T];
+                    for j in 0..T {
+                        let from = sources[i][j].add(channel);
+                        d[j] = if lanes == LANES { V::load(from) } else { V::load_part(from, lanes) };
+                    }
+                    half[i] = F::input(d);
+                }
+                for j in 0..T {
+                    let mut d = [V::splat(0.0); T];
+                    for i in 0..T {
+                        d[i] = half[i][j];
+                    }
+                    let d = F::input(d);
+                    for i in 0..T {
+                        d[i].store(to.add((i * T + j) * matrix + channel));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// `y = activation(Aᵀ m A + bias + residual)`.
+///
+/// # Safety
+/// That of [`Transform::transform_outputs`]; the host has the lanes' instructions.
+#[inline(always)]
+unsafe fn outputs<V: Lanes, F: Form<T, M>, const T: usize, const M: usize>(t: &Tiles<'_>, part: &Part<'_>) {
+    let ([oh, ow], o, pitch) = (t.s.output, t.s.out_channels, t.pitch[1]);
+    let matrix = part.block.len() * pitch;
+    for tile in part.tiles.clone() {
+        let [image, row, col] = t.place(tile, M);
+        let from = part.m.as_ptr().wrapping_add((tile - part.block.start) * pitch);
+        let (rows, cols) = (M.min(oh - row), M.min(ow - col));
+        let pixel = (image * oh + row) * ow + col;
+        for channel in (0..o).step_by(LANES) {
+            let lanes = LANES.min(o - channel);
+            // SAFETY: eight sums from `channel` on lie in `m`, whose tiles are padded; the pixels are the tile's own.
+            unsafe {
+                let bias = t.output.bias::<V>(channel, lanes);
+                let mut half = [[bias; M]; T];
+                for i in 0..T {
+                    let mut m = [bias; T];
+                    for j in 0..T {
+                        m[j] = V::load(from.add((i * T + j) * matrix + channel));
+                    }
+                    half[i] = F::output(m);
+                }
+                for j in 0..cols {
+                    let mut m = [bias; T];
+                    for i in 0..T {
+                        m[i] = half[i][j];
+                    }
+                    let y = F::output(m);
+                    for i in 0..M {
+                        if i < rows {
+                            t.output.put(pixel + i * ow + j, channel, lanes, y[i].add(bias));
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
