@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use penjing_exec::fuse;
-use penjing_ir::{Activation, Binary, Fact, MachineOp, Model, Op, Real, Unary, ValueId};
+use penjing_ir::{Activation, Binary, Dim, Fact, HeadLayout, MachineOp, Model, Op, Real, SliceRange, Unary, ValueId};
 use penjing_reference::{Precision, run};
 use penjing_tensor::{DType, Tensor};
 use penjing_testkit::{Tolerance, assert_close, normal};
@@ -158,4 +158,75 @@ fn of_two_products_that_are_added_each_is_fused_once() {
     let q = net.add(q, b);
     let y = net.add(p, q);
     assert_eq!(net.fused(&[y]), [linear(Activation::None), linear(Activation::None)]);
+}
+
+/// x: [2, 5, columns] → its columns `first..first + 12` as four heads of width 3.
+fn split(net: &mut Net, x: ValueId, first: usize) -> ValueId {
+    let shape = |net: &Net, v: ValueId| net.model.graph.fact(v).concrete().unwrap();
+    let mut v = x;
+    if shape(net, x)[2] > 12 {
+        let whole = |n: usize| SliceRange::full(&n.into());
+        let ranges = vec![whole(2), whole(5), SliceRange { start: first.into(), len: 12.into(), step: 1 }];
+        v = net.op(Op::Slice { ranges }, &[x]);
+    }
+    let v = net.op(Op::Reshape { shape: [2, 5, 4, 3].map(Dim::Const).to_vec() }, &[v]);
+    net.op(Op::Permute { perm: vec![0, 2, 1, 3] }, &[v])
+}
+
+fn attention(net: &mut Net, q: ValueId, k: ValueId, v: ValueId) -> ValueId {
+    net.op(Op::Attention { scale: Real(0.5), causal: true }, &[q, k, v])
+}
+
+/// Layouts of q, k, v and the result of the only machine attention.
+fn layouts(ops: &[Op]) -> Option<[HeadLayout; 4]> {
+    ops.iter().find_map(|op| match op {
+        Op::Machine(MachineOp::Attention(s)) => Some([s.q, s.k, s.v, s.out]),
+        _ => None,
+    })
+}
+
+const APART: HeadLayout = HeadLayout::Apart;
+
+fn columns(first: usize) -> HeadLayout {
+    HeadLayout::Columns { first }
+}
+
+#[test]
+fn heads_of_projections_are_neither_split_nor_merged() {
+    let mut net = Net::new();
+    let x = net.input("qkv", &[2, 5, 36]);
+    let [q, k, v] = [0, 12, 24].map(|first| split(&mut net, x, first));
+    let y = attention(&mut net, q, k, v);
+    let y = net.op(Op::Permute { perm: vec![0, 2, 1, 3] }, &[y]);
+    let y = net.op(Op::Reshape { shape: [10, 12].map(Dim::Const).to_vec() }, &[y]);
+    let ops = net.fused(&[y]);
+    assert_eq!(layouts(&ops), Some([columns(0), columns(12), columns(24), columns(0)]));
+    assert!(ops.iter().all(|op| matches!(op, Op::Machine(_) | Op::Reshape { .. })), "{ops:?}");
+}
+
+#[test]
+fn heads_that_are_apart_stay_apart() {
+    // Keys and values of a cache, and a result that two read.
+    let mut net = Net::new();
+    let x = net.input("q", &[2, 5, 12]);
+    let (k, v) = (net.input("k", &[2, 4, 7, 3]), net.input("v", &[2, 4, 7, 3]));
+    let q = split(&mut net, x, 0);
+    let y = attention(&mut net, q, k, v);
+    let merged = net.op(Op::Permute { perm: vec![0, 2, 1, 3] }, &[y]);
+    assert_eq!(layouts(&net.fused(&[y, merged])), Some([columns(0), APART, APART, APART]));
+    // Another permutation; heads that are not whole columns.
+    let mut net = Net::new();
+    let x = net.input("x", &[2, 4, 5, 3]);
+    let (k, v) = (net.input("k", &[2, 4, 7, 3]), net.input("v", &[2, 4, 7, 3]));
+    let q = net.op(Op::Permute { perm: vec![1, 0, 2, 3] }, &[x]);
+    let q = net.op(Op::Reshape { shape: [2, 4, 5, 3].map(Dim::Const).to_vec() }, &[q]);
+    let y = attention(&mut net, q, k, v);
+    assert_eq!(layouts(&net.fused(&[y])), None);
+    let mut net = Net::new();
+    let x = net.input("x", &[2, 60]);
+    let (k, v) = (net.input("k", &[2, 4, 7, 3]), net.input("v", &[2, 4, 7, 3]));
+    let q = net.op(Op::Reshape { shape: [2, 5, 4, 3].map(Dim::Const).to_vec() }, &[x]);
+    let q = net.op(Op::Permute { perm: vec![0, 2, 1, 3] }, &[q]);
+    let y = attention(&mut net, q, k, v);
+    assert_eq!(layouts(&net.fused(&[y])), None);
 }

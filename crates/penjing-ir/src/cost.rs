@@ -5,7 +5,7 @@
 //! arithmetic result, [`TRANSCENDENTAL`] per transcendental function; a MAC is two flops. Bytes are those of a kernel that reads each
 //! operand element it needs once and writes each result element once.
 
-use crate::{ChainInstr, Fact, MachineOp, Op, PoolKind, Unary};
+use crate::{ChainInstr, Fact, HeadLayout, MachineOp, Op, PoolKind, Unary};
 
 /// Flops that one exponential, logarithm, root or error function counts as: the order of a polynomial kernel.
 const TRANSCENDENTAL: u64 = 8;
@@ -129,6 +129,17 @@ fn machine(op: &MachineOp, x: &[Vec<u64>], result: u64) -> (u64, u64) {
         MachineOp::Pool { spec, .. } => (0, spec.kernel.iter().map(|&k| k as u64).fold(result, u64::saturating_mul)),
         MachineOp::MatMul { trans_a, .. } => {
             (matmul_macs(&x[0], *trans_a, result), result.saturating_mul(x.len() as u64 - 1))
+        }
+        MachineOp::Attention(spec) => {
+            let (heads, groups) = (spec.heads as u64, spec.groups as u64);
+            let (width, value_width) = (spec.width as u64, spec.value_width as u64);
+            let apart = |i: usize, layout: HeadLayout, heads: u64, width: u64| {
+                let positions = if layout == HeadLayout::Apart { x[i][2] } else { x[i][1] };
+                [x[i][0], heads, positions, width]
+            };
+            let q = apart(0, spec.q, heads, width);
+            let (k, v) = (apart(1, spec.k, groups, width), apart(2, spec.v, groups, value_width));
+            attention(&q, &k, &v, spec.causal, x.len() > 3)
         }
         MachineOp::QConv { .. } => (conv_macs(&x[3], result), result.saturating_mul(6)),
         MachineOp::QLstm { .. } => {

@@ -7,6 +7,7 @@
 
 mod activation;
 pub mod arena;
+pub mod attention;
 pub mod conv;
 pub mod conv_last;
 pub mod elementwise;

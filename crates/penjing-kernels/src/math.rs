@@ -32,6 +32,24 @@ pub(crate) fn exp<M: Math>(x: f32) -> f32 {
     p * pow2(half) * pow2(n_int.wrapping_sub(half))
 }
 
+/// eˣ for x ≤ 0, within 2 ULP; 0 below −87.3, where the result would be subnormal.
+#[inline(always)]
+pub(crate) fn exp_of_negative<M: Math>(x: f32) -> f32 {
+    let shifted = M::fma(x, LOG2_E, ROUND);
+    let n = shifted - ROUND;
+    let r = M::fma(n, -LN2_HI, x);
+    let r = M::fma(n, -LN2_LO, r);
+    let p = M::fma(r, 1.987_569_2e-4, 1.398_2e-3);
+    let p = M::fma(r, p, 8.333_452e-3);
+    let p = M::fma(r, p, 4.166_579_6e-2);
+    let p = M::fma(r, p, 1.666_666_5e-1);
+    let p = M::fma(r, p, 0.5);
+    let p = M::fma(r * r, p, r) + 1.0;
+    // The low bits of `shifted` are n.
+    let y = p * f32::from_bits((shifted.to_bits() << 23).wrapping_add(127 << 23));
+    if x < -87.3 { 0.0 } else { y }
+}
+
 /// 2ⁿ for -126 <= n <= 127.
 #[inline(always)]
 fn pow2(n: i32) -> f32 {
@@ -259,6 +277,17 @@ pub(crate) mod tests {
         check("erf", [erf::<Plain>, erf::<Fused>], erf64, max, 4.0);
         check("sin", [sin::<Plain>, sin::<Fused>], f64::sin, TRIG_LIMIT, 2.0);
         check("cos", [cos::<Plain>, cos::<Fused>], f64::cos, TRIG_LIMIT, 2.0);
+    }
+
+    #[test]
+    fn exp_of_negative_numbers() {
+        for f in [exp_of_negative::<Plain>, exp_of_negative::<Fused>] {
+            for x in samples(87.3).map(|x| -x.abs()) {
+                assert!(ulps(f(x), f64::from(x).exp()) <= 2.0, "{x}");
+            }
+            assert_eq!([f(f32::NEG_INFINITY), f(-88.0), f(0.0)], [0.0, 0.0, 1.0]);
+            assert!(f(f32::NAN).is_nan());
+        }
     }
 
     #[test]

@@ -31,6 +31,7 @@ pub enum Family {
     Elementwise,
     Reduce,
     Norm,
+    Attention,
     Movement,
     Recurrent,
     Quantize,
@@ -99,6 +100,7 @@ pub static KERNELS: &[KernelRow] = rows! {
     Reduce Accumulating(4) => "f32-f32-softmax" "f32-f32-log_softmax" "f32-f32-softmax_grad" "f32-f32-log_softmax_grad";
     Norm Accumulating(4) => "f32-f32-layer_norm" "f32-f32-rms_norm" "f32-f32-group_norm" "f32-f32-batch_norm_train"
         "f32-f32-layer_norm_grad" "f32-f32-batch_norm_grad";
+    Attention Accumulating(8) => "f32-f32-attention.6x16";
     Movement Exact => "x8-x8-permute" "x16-x16-permute" "x32-x32-permute" "x64-x64-permute"
         "x8-x8-slice" "x16-x16-slice" "x32-x32-slice" "x64-x64-slice"
         "x8-x8-expand" "x16-x16-expand" "x32-x32-expand" "x64-x64-expand"

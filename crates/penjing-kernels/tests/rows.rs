@@ -8,6 +8,7 @@
 
 use penjing_kernels::{
     Ctx, Isa, Pool,
+    attention::{AttentionShape, Causal, Heads, attention},
     conv::{ConvShape, ConvWeights, PackedConv, conv, conv_input_grad, conv_weight_grad},
     conv_last::{ConvEpilogue, Method, PackedConvLast, conv_last},
     elementwise::{BinaryOp, Input, Output, ProgramBuilder, UnaryOp, run_program},
@@ -74,6 +75,7 @@ fn run(row: &KernelRow, cx: Ctx<'_>) -> Vec<Point> {
         "reduce" => reduction(cx),
         "softmax" | "log_softmax" | "softmax_grad" | "log_softmax_grad" => soft(cx, op),
         "gather_grad" => gather_gradient(cx),
+        "attention" => attend(cx),
         "lstm" | "lstm_grad" => recurrent(cx, op),
         "quantize" | "dequantize" | "fake_quant" => quantization(cx, from, to, op),
         _ => norm(cx, op),
@@ -114,6 +116,36 @@ fn dense(cx: Ctx<'_>, batched: bool) -> Vec<Point> {
             Point { got: c[i].into(), want, n: k, size }
         })
         .collect()
+}
+
+fn attend(cx: Ctx<'_>) -> Vec<Point> {
+    let (n, d, e) = (37, 24, 19);
+    let (q, k, v) = (values("q", n * d), values("k", n * d), values("v", n * e));
+    let s = AttentionShape {
+        batch: 1,
+        heads: 1,
+        groups: 1,
+        queries: n,
+        keys: n,
+        width: d,
+        value_width: e,
+        scale: 0.5,
+        causal: Causal::No,
+    };
+    let at = |position| Heads { first: 0, batch: 0, head: 0, position };
+    let mut out = vec![0.0; n * e];
+    attention(cx, &s, (&q, at(d)), (&k, at(d)), (&v, at(e)), None, &mut out, at(e)).unwrap();
+    let (q, k, v) = (wide(&q), wide(&k), wide(&v));
+    let mut want = vec![0.0; n * e];
+    for i in 0..n {
+        let dot = |j: usize| (0..d).map(|p| q[i * d + p] * k[j * d + p]).sum::<f64>() * 0.5;
+        let weights: Vec<f64> = (0..n).map(|j| dot(j).exp()).collect();
+        let total: f64 = weights.iter().sum();
+        for (j, w) in weights.iter().enumerate() {
+            (0..e).for_each(|c| want[i * e + c] += w / total * v[j * e + c]);
+        }
+    }
+    points(&out, &want, n, 1.0)
 }
 
 const CONV: ConvShape = ConvShape {

@@ -1,7 +1,7 @@
 //! Fused ops of the Machine stage, by the definition of the canonical ops that they stand for.
 
 use crate::{
-    RefError, conv,
+    RefError, attention, conv,
     data::{count, ints, product, store_floats, store_ints, walk_broadcast},
     elementwise::{binary_float, holds, unary_float},
     matmul, movement, pool,
@@ -9,7 +9,7 @@ use crate::{
     recurrent,
 };
 use penjing_ir::{
-    Activation, ChainInstr, Direction, Layout, MachineOp, QuantScheme, chain_operands, residual_operands,
+    Activation, ChainInstr, Direction, HeadLayout, Layout, MachineOp, QuantScheme, chain_operands, residual_operands,
 };
 use penjing_tensor::{DType, Tensor};
 
@@ -34,6 +34,24 @@ pub(crate) fn machine(op: &MachineOp, x: &[&Tensor], shape: &[usize]) -> Result<
         }
         MachineOp::Pool { kind, spec } => {
             channels_first(x, &[0], shape, |x, shape| pool::pool(*kind, x[0], spec, shape))
+        }
+        MachineOp::Attention(spec) => {
+            let q = heads_apart(x[0], spec.q, spec.heads, spec.width)?;
+            let k = heads_apart(x[1], spec.k, spec.groups, spec.width)?;
+            let v = heads_apart(x[2], spec.v, spec.groups, spec.value_width)?;
+            let out = attention::attention([&q, &k, &v], x.get(3).copied(), spec.scale.0, spec.causal)?;
+            match (spec.out, out.shape()) {
+                (HeadLayout::Columns { .. }, &[_, heads, positions, width]) => {
+                    let data = out.to_f64s();
+                    let from = |i: usize| {
+                        let (column, row) = (i % (heads * width), i / (heads * width));
+                        let (b, p) = (row / positions, row % positions);
+                        data[((b * heads + column / width) * positions + p) * width + column % width]
+                    };
+                    store_floats(out.dtype(), shape, (0..data.len()).map(from).collect())
+                }
+                _ => Ok(out),
+            }
         }
         MachineOp::QConv { layout: Layout::ChannelsLast, spec, act, out } => {
             let first =
@@ -109,6 +127,21 @@ fn real(x: &[&Tensor], i: usize) -> Result<Tensor, RefError> {
         return Ok(x[i].clone());
     }
     dequantize([x[i], x[i + 1], x[i + 2]], &QuantScheme { dtype, axis: None, narrow: false })
+}
+
+/// An operand of attention as [B, heads, positions, width].
+fn heads_apart(x: &Tensor, layout: HeadLayout, heads: usize, width: usize) -> Result<Tensor, RefError> {
+    let (HeadLayout::Columns { first }, &[batch, positions, columns]) = (layout, x.shape()) else {
+        return Ok(x.clone());
+    };
+    let shape = [batch, heads, positions, width];
+    let data = x.to_f64s();
+    let from = |i: usize| {
+        let (d, p) = (i % width, i / width % positions);
+        let (h, b) = (i / (width * positions) % heads, i / (width * positions * heads));
+        data[(b * positions + p) * columns + first + h * width + d]
+    };
+    store_floats(x.dtype(), &shape, (0..count(&shape)?).map(from).collect())
 }
 
 /// Every register is rounded to the operands' dtype, as if each instruction were a node.

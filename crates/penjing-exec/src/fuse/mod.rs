@@ -3,6 +3,7 @@
 //! Each rule reads the graph, adds the fused node and redirects the readers of the last fused value; dead nodes fall away at the
 //! end. A value that somebody else reads is never fused away.
 
+mod attention;
 mod chain;
 mod layout;
 mod product;
@@ -18,6 +19,8 @@ pub fn fuse(model: &Model) -> Result<Model, IrError> {
     m.compact();
     quant::fuse_quantized_products(&mut m)?;
     quant::fold_dequantized_constants(&mut m);
+    m.compact();
+    attention::fuse_attention(&mut m)?;
     m.compact();
     product::fuse_products(&mut m)?;
     m.compact();

@@ -3,6 +3,7 @@
 //! Rows that the vector kernels have are tried family by family; everything else runs through the reference interpreter, whose
 //! row is named `reference.<op>`.
 
+mod attention;
 mod conv;
 mod elementwise;
 mod matmul;
@@ -131,6 +132,7 @@ pub(crate) fn select(model: &Model, id: NodeId, target: &Target) -> Result<Kerne
         | Op::LayerNormGrad { .. }
         | Op::RmsNorm { .. }
         | Op::GroupNorm { .. } => norm::select(&site, &node.op),
+        Op::Attention { .. } | Op::Machine(MachineOp::Attention(_)) => attention::select(&site, &node.op),
         Op::Pool { .. } | Op::PoolGrad { .. } | Op::Machine(MachineOp::Pool { .. }) => pool::select(&site, &node.op),
         Op::Reduce { .. } | Op::Softmax { .. } | Op::LogSoftmax { .. } => reduce::select(&site, &node.op),
         Op::Permute { .. }

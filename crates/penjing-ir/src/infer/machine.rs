@@ -1,7 +1,10 @@
 //! Facts of fused ops.
 
 use super::{Why, broadcast, check_dtype, check_shape, conv, ensure, matmul, pool, recurrent};
-use crate::{ChainInstr, Direction, Fact, Layout, MachineOp, QuantScheme, chain_operands, residual_operands};
+use crate::{
+    AttentionSpec, ChainInstr, Dim, Direction, Fact, HeadLayout, Layout, MachineOp, QuantScheme, chain_operands,
+    residual_operands,
+};
 use penjing_tensor::DType;
 
 pub(super) fn machine(op: &MachineOp, x: &[Fact]) -> Result<Fact, Why> {
@@ -35,6 +38,7 @@ pub(super) fn machine(op: &MachineOp, x: &[Fact]) -> Result<Fact, Why> {
             x.get(3).map_or(Ok(()), |r| check_shape("residual", r, &out.shape))?;
             Ok(out)
         }
+        MachineOp::Attention(spec) => attention(spec, x),
         MachineOp::QConv { spec, out, layout, .. } => {
             let [data, w] = quantized(x)?;
             let data = reordered(&data, layout.to_first(data.rank()));
@@ -69,6 +73,43 @@ pub(super) fn lstm(x: &[Fact], direction: Direction) -> Result<Vec<Fact>, Why> {
 /// What an int8 value stands for.
 fn real(fact: &Fact) -> Fact {
     if matches!(fact.dtype, DType::I8 | DType::U8) { fact.with_dtype(DType::F32) } else { fact.clone() }
+}
+
+/// The operands with their heads apart, and from them what canonical attention gives.
+fn attention(spec: &AttentionSpec, x: &[Fact]) -> Result<Fact, Why> {
+    ensure(x.len() >= 3, || format!("takes 3 or 4 operands, {} given", x.len()))?;
+    let mut apart = x.to_vec();
+    apart[0] = heads_apart(&x[0], spec.q, spec.heads, spec.width)?;
+    apart[1] = heads_apart(&x[1], spec.k, spec.groups, spec.width)?;
+    apart[2] = heads_apart(&x[2], spec.v, spec.groups, spec.value_width)?;
+    let out = matmul::attention(&apart)?;
+    match spec.out {
+        HeadLayout::Apart => Ok(out),
+        HeadLayout::Columns { first } => {
+            ensure(first == 0, || "the result's columns begin at 0".into())?;
+            let columns = spec.heads.checked_mul(spec.value_width).ok_or("the result has too many columns")?;
+            let shape = vec![out.shape[0].clone(), out.shape[2].clone(), Dim::Const(columns)];
+            Ok(Fact { dtype: out.dtype, shape })
+        }
+    }
+}
+
+fn heads_apart(x: &Fact, layout: HeadLayout, heads: usize, width: usize) -> Result<Fact, Why> {
+    match layout {
+        HeadLayout::Apart => {
+            let fits = x.rank() == 4 && x.shape[1].as_const() == Some(heads) && x.shape[3].as_const() == Some(width);
+            ensure(fits, || format!("{x} has not {heads} heads of width {width}"))?;
+            Ok(x.clone())
+        }
+        HeadLayout::Columns { first } => {
+            let end = heads.checked_mul(width).and_then(|n| n.checked_add(first));
+            let columns = x.shape.get(2).and_then(Dim::as_const);
+            let fits = x.rank() == 3 && end.is_some_and(|end| columns.is_some_and(|c| end <= c));
+            ensure(fits, || format!("{x} has not {heads} heads of width {width} from column {first} on"))?;
+            let shape = vec![x.shape[0].clone(), Dim::Const(heads), x.shape[1].clone(), Dim::Const(width)];
+            Ok(Fact { dtype: x.dtype, shape })
+        }
+    }
 }
 
 fn chain(code: &[ChainInstr], x: &[Fact]) -> Result<Fact, Why> {

@@ -114,6 +114,43 @@ pub enum ChainInstr {
     Select(u16, u16, u16),
 }
 
+/// Where the heads of an operand of attention stand.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum HeadLayout {
+    /// [B, heads, positions, width], as canonical attention has them.
+    Apart,
+    /// [B, positions, columns], as a projection leaves them: head h is the columns from `first + h · width` on.
+    Columns {
+        /// Column of the first head.
+        first: usize,
+    },
+}
+
+/// Attention whose heads may be read and written where projections have them.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct AttentionSpec {
+    /// Multiplies q·k.
+    pub scale: Real,
+    /// Hide later positions.
+    pub causal: bool,
+    /// Heads of q and of the result.
+    pub heads: usize,
+    /// Heads of k and v; divides `heads`.
+    pub groups: usize,
+    /// Elements of a query and a key.
+    pub width: usize,
+    /// Elements of a value and a result.
+    pub value_width: usize,
+    /// Of q.
+    pub q: HeadLayout,
+    /// Of k.
+    pub k: HeadLayout,
+    /// Of v.
+    pub v: HeadLayout,
+    /// Of the result, whose columns are heads · value_width.
+    pub out: HeadLayout,
+}
+
 /// A fused operation.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum MachineOp {
@@ -152,6 +189,8 @@ pub enum MachineOp {
         /// Applied last.
         act: Activation,
     },
+    /// (q, k, v, optional additive mask broadcastable to [B, H, S, T]) → `Attention`, each operand in its layout.
+    Attention(AttentionSpec),
     /// (x: int8, x scale, x zero point, w: I8, w scale: [O], bias: F32 [O], then perhaps a residual of the result's shape, F32 or
     /// int8 with its scale and zero point, then with `out`: out scale, out zero point) →
     /// act((Σ (x − zx)·w)·sx·sw + bias + residual), as F32, or requantised by `out`.
@@ -212,6 +251,7 @@ impl MachineOp {
             MachineOp::Pool { kind: PoolKind::Max, .. } => "machine.MaxPool",
             MachineOp::Pool { kind: PoolKind::Average { .. }, .. } => "machine.AveragePool",
             MachineOp::MatMul { .. } => "machine.MatMul",
+            MachineOp::Attention(_) => "machine.Attention",
             MachineOp::QConv { .. } => "machine.QConv",
             MachineOp::QMatMul { .. } => "machine.QMatMul",
         }

@@ -18,7 +18,9 @@ mod reduce;
 pub use conv::{ConvSpec, conv_extent, conv_transpose_extent};
 pub use elementwise::{Binary, Compare, Real, Unary};
 pub use index::{RandomKind, ScatterReduction};
-pub use machine::{Activation, ChainInstr, Layout, MachineOp, chain_operands, residual_operands};
+pub use machine::{
+    Activation, AttentionSpec, ChainInstr, HeadLayout, Layout, MachineOp, chain_operands, residual_operands,
+};
 pub use movement::{PadMode, SliceRange};
 pub use norm::Eps;
 pub use pool::{PoolKind, PoolSpec, pool_extent};

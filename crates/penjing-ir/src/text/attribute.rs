@@ -5,8 +5,8 @@ use super::{
     table,
 };
 use crate::{
-    Activation, Atom, BodyId, ChainInstr, Dim, Direction, Fact, Layout, Op, PadMode, QuantScheme, RandomKind, Real,
-    ScatterReduction, SliceRange, Symbol,
+    Activation, Atom, BodyId, ChainInstr, Dim, Direction, Fact, HeadLayout, Layout, Op, PadMode, QuantScheme,
+    RandomKind, Real, ScatterReduction, SliceRange, Symbol,
 };
 use penjing_tensor::DType;
 use std::fmt::Write;
@@ -327,6 +327,26 @@ impl Attribute for PadMode {
             "edge" => PadMode::Edge,
             "wrap" => PadMode::Wrap,
             other => return Err(format!("unknown padding `{other}`")),
+        })
+    }
+}
+
+impl Attribute for HeadLayout {
+    fn print(&self, out: &mut String) {
+        match self {
+            HeadLayout::Apart => out.push_str("apart"),
+            HeadLayout::Columns { first } => {
+                out.push_str("columns ");
+                first.print(out);
+            }
+        }
+    }
+
+    fn parse(c: &mut Cursor<'_>) -> Result<HeadLayout, Why> {
+        Ok(match c.word()? {
+            "apart" => HeadLayout::Apart,
+            "columns" => HeadLayout::Columns { first: usize::parse(c)? },
+            other => return Err(format!("unknown layout of heads `{other}`")),
         })
     }
 }

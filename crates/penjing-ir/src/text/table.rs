@@ -5,8 +5,9 @@ use super::{
     cursor::{Cursor, Why},
 };
 use crate::{
-    Activation, ArgKind, Binary, BodyId, Compare, ConvSpec, Dim, Direction, Layout, MachineOp, Op, PadMode, PoolKind,
-    PoolSpec, QuantScheme, RandomKind, Real, Reduction, ScatterReduction, Symbol, Unary,
+    Activation, ArgKind, AttentionSpec, Binary, BodyId, Compare, ConvSpec, Dim, Direction, HeadLayout, Layout,
+    MachineOp, Op, PadMode, PoolKind, PoolSpec, QuantScheme, RandomKind, Real, Reduction, ScatterReduction, Symbol,
+    Unary,
 };
 use penjing_tensor::DType;
 
@@ -214,6 +215,19 @@ fn machine<F: Fields>(m: &mut MachineOp, f: &mut F) -> Result<(), Why> {
             f.field("trans_b", trans_b)?;
             f.field("act", act)
         }
+        MachineOp::Attention(spec) => {
+            let AttentionSpec { scale, causal, heads, groups, width, value_width, q, k, v, out } = spec;
+            f.field("scale", scale)?;
+            f.field("causal", causal)?;
+            f.field("heads", heads)?;
+            f.field("groups", groups)?;
+            f.field("width", width)?;
+            f.field("value_width", value_width)?;
+            f.field("q", q)?;
+            f.field("k", k)?;
+            f.field("v", v)?;
+            f.field("out", out)
+        }
         MachineOp::QConv { spec, act, out, layout } => {
             conv(spec, f)?;
             f.field("act", act)?;
@@ -313,6 +327,18 @@ fn prototypes() -> Vec<Op> {
         MachineOp::Pool { .. } => [MachineOp::Pool { kind: PoolKind::Max, spec: pool() },
             MachineOp::Pool { kind: average, spec: pool() }],
         MachineOp::MatMul { .. } => [MachineOp::MatMul { trans_a: false, trans_b: false, act }],
+        MachineOp::Attention(_) => [MachineOp::Attention(AttentionSpec {
+            scale: zero,
+            causal: false,
+            heads: 0,
+            groups: 0,
+            width: 0,
+            value_width: 0,
+            q: HeadLayout::Apart,
+            k: HeadLayout::Apart,
+            v: HeadLayout::Apart,
+            out: HeadLayout::Apart,
+        })],
         MachineOp::QConv { .. } => [MachineOp::QConv { spec: spec(), act, out: None, layout }],
         MachineOp::QMatMul { .. } => [MachineOp::QMatMul { trans_b: false, act, out: None }],
     );

@@ -2,8 +2,9 @@
 #![allow(dead_code, clippy::unwrap_used)]
 
 use penjing_ir::{
-    Activation, ArgKind, Binary, BodyId, ChainInstr, Compare, ConvSpec, Dim, Direction, Layout, MachineOp, Op, PadMode,
-    PoolKind, PoolSpec, QuantScheme, RandomKind, Real, Reduction, ScatterReduction, SliceRange, Symbol, Unary,
+    Activation, ArgKind, AttentionSpec, Binary, BodyId, ChainInstr, Compare, ConvSpec, Dim, Direction, HeadLayout,
+    Layout, MachineOp, Op, PadMode, PoolKind, PoolSpec, QuantScheme, RandomKind, Real, Reduction, ScatterReduction,
+    SliceRange, Symbol, Unary,
 };
 use penjing_tensor::{DType, Rng, Tensor};
 
@@ -14,7 +15,7 @@ pub(crate) struct Case {
 }
 
 /// Number of `Op` variants; [`number`] is exhaustive, so a new one does not compile before it has a case.
-pub(crate) const VARIANTS: usize = 59;
+pub(crate) const VARIANTS: usize = 60;
 
 pub(crate) fn number(op: &Op) -> usize {
     match op {
@@ -72,6 +73,7 @@ pub(crate) fn number(op: &Op) -> usize {
         Op::Machine(MachineOp::Conv { .. }) => 50,
         Op::Machine(MachineOp::MatMul { .. }) => 51,
         Op::Machine(MachineOp::Pool { .. }) => 54,
+        Op::Machine(MachineOp::Attention(_)) => 59,
         Op::Machine(MachineOp::QConv { .. }) => 52,
         Op::Machine(MachineOp::QMatMul { .. }) => 53,
         Op::DynamicQuantize => 58,
@@ -343,6 +345,19 @@ fn rest(add: &mut Add<'_>) {
         let op = MachineOp::MatMul { trans_a: false, trans_b: false, act };
         add(&format!("fused matmul, {act:?}"), machine(op), vec![]);
     }
+    let spec = AttentionSpec {
+        scale: Real(0.125),
+        causal: true,
+        heads: 4,
+        groups: 2,
+        width: 8,
+        value_width: 6,
+        q: HeadLayout::Columns { first: 0 },
+        k: HeadLayout::Columns { first: 32 },
+        v: HeadLayout::Apart,
+        out: HeadLayout::Columns { first: 0 },
+    };
+    add("fused attention", machine(MachineOp::Attention(spec)), vec![]);
     let out = Some(QuantScheme { dtype: DType::U8, axis: None, narrow: false });
     let conv = MachineOp::QConv { spec: ConvSpec::unit(1), act: Activation::None, out: out.clone(), layout };
     add("integer conv", machine(conv), vec![]);

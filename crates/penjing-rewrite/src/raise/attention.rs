@@ -1,5 +1,5 @@
 //! Scaled dot-product attention, in the ways PyTorch exports it: the scale on q and k by its root, on the product, or as a
-//! division; a mask added to the scores or chosen by a condition; a guard against rows that see nothing.
+//! division; a mask added to the scores or chosen by a condition; a guard that gives zeros where a row sees nothing, as attention does.
 
 use crate::{
     Coefficient, Formula, Match, Patch, Pattern, Rule, Skip, any, constant, matcher::uniform, node, number, one_of,
@@ -63,9 +63,6 @@ fn attention(m: &Match<'_>, patch: &mut Patch) -> Result<(), Skip> {
         return Err(Skip::Check("q, k and v are not [batch, heads, positions, width]"));
     }
     let masks = Masks::of(m, scores)?;
-    if m.get("guarded").is_some() && masks.added.is_some() {
-        return Err(Skip::Check("rows that see nothing are set to zero, which attention does not do"));
-    }
     let swap = [0, 1, 3, 2];
     let (q, mut k, mut v) = (patch.tap_named(m, "q"), patch.tap_named(m, "k"), patch.tap_named(m, "v"));
     let added = masks.added.map(|parts| parts.write(m, patch)).transpose()?;

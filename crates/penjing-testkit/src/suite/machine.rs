@@ -7,8 +7,8 @@ use super::{
 };
 use crate::{Tolerance, floats, integers, normal, uniform};
 use penjing_ir::{
-    Activation, Binary, ChainInstr, Compare, ConvSpec, Direction, Layout, MachineOp, Op, PoolKind, QuantScheme, Real,
-    Unary,
+    Activation, AttentionSpec, Binary, ChainInstr, Compare, ConvSpec, Direction, HeadLayout, Layout, MachineOp, Op,
+    PoolKind, QuantScheme, Real, Unary,
 };
 use penjing_tensor::{DType, Tensor};
 
@@ -60,6 +60,7 @@ pub(super) fn cases() -> Vec<Case> {
         out.push(one(&format!("machine/MatMul/{act:?}, one row"), op, &row, Tolerance::Accumulating(512)));
     }
     out.extend(quantized());
+    out.extend(attention());
     out.extend(channels_last());
     out.extend(residuals());
     out.extend(integer_chains());
@@ -103,6 +104,45 @@ fn channels_last() -> Vec<Case> {
         }
     }
     out
+}
+
+fn attention() -> Vec<Case> {
+    let column = |first| HeadLayout::Columns { first };
+    let base = AttentionSpec {
+        scale: Real(0.4),
+        causal: false,
+        heads: 4,
+        groups: 4,
+        width: 3,
+        value_width: 3,
+        q: column(0),
+        k: column(0),
+        v: column(0),
+        out: column(0),
+    };
+    let case = |name: &str, spec: AttentionSpec, x: &[Tensor]| {
+        let op = Op::Machine(MachineOp::Attention(spec));
+        one(&format!("machine/Attention/{name}"), op, x, Tolerance::Accumulating(64))
+    };
+    let x = |n: usize, columns: usize, name: &str| normal(&[2, n, columns], name);
+    let three = [x(5, 12, "q"), x(7, 12, "k"), x(7, 12, "v")];
+    // One operand of 12 + 2·3 + 2·4 columns holds all three.
+    let shared =
+        AttentionSpec { groups: 2, value_width: 4, k: column(12), v: column(18), causal: true, ..base.clone() };
+    let all = x(35, 26, "qkv");
+    let apart = HeadLayout::Apart;
+    let masked = [three.as_slice(), &[normal(&[2, 1, 5, 7], "mask")]].concat();
+    let heads = |n: usize, name: &str| normal(&[2, 4, n, 3], name);
+    let (k, v) = (heads(7, "k"), heads(7, "v"));
+    let cached = AttentionSpec { k: apart, v: apart, ..base.clone() };
+    let canonical = AttentionSpec { q: apart, out: apart, ..cached.clone() };
+    vec![
+        case("three projections", base.clone(), &three),
+        case("one projection", shared, &[all.clone(), all.clone(), all]),
+        case("masked, result apart", AttentionSpec { out: apart, ..base }, &masked),
+        case("k and v apart", cached, &[x(5, 12, "q"), k.clone(), v.clone()]),
+        case("all apart", canonical, &[heads(5, "q"), k, v]),
+    ]
 }
 
 fn chains() -> Vec<Case> {

@@ -140,7 +140,7 @@ mod tests {
         }
     }
 
-    const OPS: usize = 68;
+    const OPS: usize = 69;
 
     fn ordinal(op: &Op) -> usize {
         match op {
@@ -207,6 +207,7 @@ mod tests {
             Op::Machine(MachineOp::MatMul { .. }) => 56,
             Op::Machine(MachineOp::QConv { out: None, .. }) => 57,
             Op::Machine(MachineOp::QConv { out: Some(_), .. }) => 58,
+            Op::Machine(MachineOp::Attention(_)) => 68,
             Op::Machine(MachineOp::QMatMul { out: None, .. }) => 59,
             Op::Machine(MachineOp::QMatMul { out: Some(_), .. }) => 60,
             Op::DynamicQuantize => 67,
