@@ -201,7 +201,8 @@ impl Run<'_> {
                 row_stride: 1,
                 col_stride: self.q.1.position,
             };
-            for (p, panel) in qs.chunks_exact_mut(NR * d).enumerate() {
+            for p in 0..panels {
+                let panel = &mut qs[p * NR * d..(p + 1) * NR * d];
                 let from = chunk.start + p * NR;
                 pack_cols(isa, &q, from..chunk.end.min(from + NR), 0..d, panel);
                 panel.iter_mut().for_each(|v| *v *= s.scale);
