@@ -144,6 +144,14 @@ impl<'a, T> Disjoint<'a, T> {
         unsafe { std::slice::from_raw_parts_mut(self.ptr.add(start), len) }
     }
 
+    /// Element `start`, after a check that `len` elements from it on lie inside; writes through it obey the contract of
+    /// [`slice`](Self::slice).
+    #[inline(always)]
+    pub(crate) fn at(&self, start: usize, len: usize) -> *mut T {
+        assert!(start <= self.len && len <= self.len - start, "a task's part lies inside the slice");
+        self.ptr.wrapping_add(start)
+    }
+
     /// The first element; writes through it obey the contract of [`slice`](Self::slice).
     pub(crate) fn as_ptr(&self) -> *mut T {
         self.ptr

@@ -2,7 +2,7 @@
 
 use crate::{
     Isa,
-    activation::Activation,
+    activation::{Activation, Clamp},
     gemm::tile::{Acc, NR, Sink},
     isa::prefetch,
     pool::Disjoint,
@@ -37,31 +37,62 @@ impl Sink<f32> for Finish<'_> {
 
     #[inline(always)]
     fn put(&self, row: usize, rows: usize, col: usize, cols: usize, acc: &Acc<f32>) {
-        for (r, acc) in acc.0[..rows].iter().enumerate() {
-            let at = (self.first_row + row + r) * self.stride + self.first_col + col;
-            let mut v = *acc;
-            if let Some(bias) = self.bias {
-                add(&mut v, &bias[col..col + cols]);
-            }
-            if let Some(residual) = self.residual {
-                add(&mut v, &residual[at..at + cols]);
-            }
-            self.activation.apply(self.isa, &mut v);
-            // SAFETY: a task puts each of its elements once, and the tasks' elements are disjoint; `slice` checks the range.
-            let out = unsafe { self.c.slice(at, cols) };
-            match <&mut [f32; NR]>::try_from(&mut *out) {
-                Ok(full) => *full = v,
-                Err(_) => out.copy_from_slice(&v[..cols]),
-            }
+        match self.activation {
+            Activation::Clamp(clamp) if cols == NR => self.put_whole(row, rows, col, clamp, acc),
+            _ => self.put_part(row, rows, col, cols, acc),
         }
     }
 }
 
-/// `v[j] += x[j]` for what `x` has.
-#[inline(always)]
-fn add(v: &mut [f32; NR], x: &[f32]) {
-    match x.first_chunk::<NR>() {
-        Some(x) => (0..NR).for_each(|j| v[j] += x[j]),
-        None => v.iter_mut().zip(x).for_each(|(v, x)| *v += x),
+impl Finish<'_> {
+    /// Sixteen columns and limits: straight code, since a tile of little depth takes hardly longer than its epilogue.
+    #[inline(always)]
+    fn put_whole(&self, row: usize, rows: usize, col: usize, clamp: Clamp, acc: &Acc<f32>) {
+        let first = (self.first_row + row) * self.stride + self.first_col + col;
+        let span = (rows - 1) * self.stride + NR;
+        let c = self.c.at(first, span);
+        let residual = self.residual.map(|r| r[first..first + span].as_ptr());
+        let bias = self.bias.map_or([0.0; NR], |b| *b[col..].first_chunk().expect("the panel's columns have a bias"));
+        for r in 0..rows {
+            let mut v = acc.0[r];
+            for j in 0..NR {
+                v[j] += bias[j];
+            }
+            if let Some(residual) = residual {
+                // SAFETY: row `r` lies inside the span, which was taken from the slice.
+                let x = unsafe { residual.add(r * self.stride).cast::<[f32; NR]>().read_unaligned() };
+                for j in 0..NR {
+                    v[j] += x[j];
+                }
+            }
+            for j in 0..NR {
+                v[j] = clamp.apply(v[j]);
+            }
+            // SAFETY: `at` checked the span; a task puts each of its elements once, and the tasks' elements are disjoint.
+            unsafe { c.add(r * self.stride).cast::<[f32; NR]>().write_unaligned(v) };
+        }
     }
+
+    /// Any columns and activation.
+    #[inline(never)]
+    fn put_part(&self, row: usize, rows: usize, col: usize, cols: usize, acc: &Acc<f32>) {
+        for (r, acc) in acc.0[..rows].iter().enumerate() {
+            let at = (self.first_row + row + r) * self.stride + self.first_col + col;
+            let mut v = *acc;
+            let v = &mut v[..cols];
+            if let Some(bias) = self.bias {
+                add(v, &bias[col..col + cols]);
+            }
+            if let Some(residual) = self.residual {
+                add(v, &residual[at..at + cols]);
+            }
+            self.activation.apply(self.isa, v);
+            // SAFETY: a task puts each of its elements once, and the tasks' elements are disjoint; `slice` checks the range.
+            unsafe { self.c.slice(at, cols) }.copy_from_slice(v);
+        }
+    }
+}
+
+fn add(v: &mut [f32], x: &[f32]) {
+    v.iter_mut().zip(x).for_each(|(v, x)| *v += x);
 }
