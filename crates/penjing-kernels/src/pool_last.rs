@@ -91,29 +91,51 @@ fn each_row<T: Copy + Send + Sync>(
     Ok(())
 }
 
-/// Calls `f(y pixel, x pixel)` for every tap inside the image of every output of a row, taps of one output in scan order.
+/// Channels that are kept in registers while the taps of a window pass by.
+const BLOCK: usize = 32;
+
+/// Calls `f(x pixel)` for every tap inside the image of output (row, j), in scan order.
 #[inline(always)]
-fn each_pixel<T>(s: &PoolShape, channels: usize, x: &[T], row: usize, y: &mut [T], mut f: impl FnMut(&mut [T], &[T])) {
-    for (j, y) in y.chunks_exact_mut(channels).enumerate() {
-        for a in 0..s.kernel[0] {
-            let at = (row * s.stride[0] + a * s.dilation[0]).wrapping_sub(s.pad[0]);
-            if at >= s.input[0] {
-                continue;
-            }
-            for b in 0..s.kernel[1] {
-                let column = (j * s.stride[1] + b * s.dilation[1]).wrapping_sub(s.pad[1]);
-                if column < s.input[1] {
-                    f(y, &x[(at * s.input[1] + column) * channels..][..channels]);
-                }
+fn each_tap<T>(s: &PoolShape, channels: usize, x: &[T], [row, j]: [usize; 2], mut f: impl FnMut(&[T])) {
+    for a in 0..s.kernel[0] {
+        let at = (row * s.stride[0] + a * s.dilation[0]).wrapping_sub(s.pad[0]);
+        if at >= s.input[0] {
+            continue;
+        }
+        for b in 0..s.kernel[1] {
+            let column = (j * s.stride[1] + b * s.dilation[1]).wrapping_sub(s.pad[1]);
+            if column < s.input[1] {
+                f(&x[(at * s.input[1] + column) * channels..][..channels]);
             }
         }
     }
 }
 
+/// Folds the taps of every output of a row with `f`, from `start` on.
 #[inline(always)]
-fn max_row<T: Copy>(s: &PoolShape, c: usize, x: &[T], row: usize, y: &mut [T], least: T, larger: impl Fn(T, T) -> T) {
-    y.fill(least);
-    each_pixel(s, c, x, row, y, |y, x| y.iter_mut().zip(x).for_each(|(y, &x)| *y = larger(*y, x)));
+fn fold_row<T: Copy>(s: &PoolShape, c: usize, x: &[T], row: usize, y: &mut [T], start: T, f: impl Fn(T, T) -> T) {
+    for (j, y) in y.chunks_exact_mut(c).enumerate() {
+        for (i, y) in y.chunks_mut(BLOCK).enumerate() {
+            if let Some(full) = y.first_chunk_mut::<BLOCK>() {
+                let mut folded = [start; BLOCK];
+                each_tap(s, c, x, [row, j], |x| {
+                    if let Some(x) = x[i * BLOCK..].first_chunk::<BLOCK>() {
+                        for k in 0..BLOCK {
+                            folded[k] = f(folded[k], x[k]);
+                        }
+                    }
+                });
+                *full = folded;
+            } else {
+                y.fill(start);
+                each_tap(s, c, x, [row, j], |x| {
+                    for (y, &x) in y.iter_mut().zip(&x[i * BLOCK..]) {
+                        *y = f(*y, x);
+                    }
+                });
+            }
+        }
+    }
 }
 
 per_isa! {
@@ -122,7 +144,7 @@ per_isa! {
 
 #[inline(always)]
 fn max_f32_body<M: Math>(s: &PoolShape, c: usize, x: &[f32], row: usize, y: &mut [f32]) {
-    max_row(s, c, x, row, y, f32::NEG_INFINITY, max);
+    fold_row(s, c, x, row, y, f32::NEG_INFINITY, max);
 }
 
 per_isa! {
@@ -131,7 +153,7 @@ per_isa! {
 
 #[inline(always)]
 fn max_i8_body<M: Math>(s: &PoolShape, c: usize, x: &[i8], row: usize, y: &mut [i8]) {
-    max_row(s, c, x, row, y, i8::MIN, i8::max);
+    fold_row(s, c, x, row, y, i8::MIN, i8::max);
 }
 
 per_isa! {
@@ -140,7 +162,7 @@ per_isa! {
 
 #[inline(always)]
 fn max_u8_body<M: Math>(s: &PoolShape, c: usize, x: &[u8], row: usize, y: &mut [u8]) {
-    max_row(s, c, x, row, y, 0, u8::max);
+    fold_row(s, c, x, row, y, 0, u8::max);
 }
 
 per_isa! {
@@ -149,8 +171,7 @@ per_isa! {
 
 #[inline(always)]
 fn avg_body<M: Math>(s: &PoolShape, c: usize, x: &[f32], row: usize, y: &mut [f32]) {
-    y.fill(0.0);
-    each_pixel(s, c, x, row, y, |y, x| y.iter_mut().zip(x).for_each(|(y, &x)| *y += x));
+    fold_row(s, c, x, row, y, 0.0, |sum, x| sum + x);
 }
 
 #[cfg(test)]

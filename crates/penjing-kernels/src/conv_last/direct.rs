@@ -41,10 +41,12 @@ pub(crate) fn pack(s: &ConvShape, w: &[f32]) -> Vec<PackedB<F32>> {
 /// Packs one group's weights, given as `at(output channel, input channel, tap)`, both channels within the group.
 pub(crate) fn pack_group<K: Kind>(s: &ConvShape, at: impl Fn(usize, usize, usize) -> K::B) -> PackedB<K> {
     let (runs, run_len) = runs(s);
-    let channels = s.group_in();
+    let taps = s.kernel[0] * s.kernel[1];
+    // Where each k lies: a division for every weight would be most of the work.
+    let places: Vec<(usize, usize)> = (0..taps).flat_map(|tap| (0..s.group_in()).map(move |c| (c, tap))).collect();
     PackedB::new(s.group_out(), runs, run_len, |run, j, o| {
-        let k = run * run_len + j;
-        at(o, k % channels, k / channels)
+        let (c, tap) = places[run * run_len + j];
+        at(o, c, tap)
     })
 }
 

@@ -24,6 +24,8 @@ use tile::{Ahead, Kind, Start, Stretch};
 const PANEL_BYTES: usize = 16 << 10;
 /// Panels of a column group: the sums of 96 rows by 128 columns (48 KiB) share the second-level cache with A.
 const GROUP_PANELS: usize = 8;
+/// Steps that packing takes of one column at a time: a cache line of f32 weights.
+const PACK_STEPS: usize = 16;
 /// Rows of a task that its users aim at.
 pub(crate) const TASK_ROWS: usize = 96;
 
@@ -51,13 +53,20 @@ impl<K: Kind> PackedB<K> {
             let stretches: Vec<usize> = stretches(run_steps, block).map(|s| s.len()).collect();
             for panel in 0..panels {
                 let start = data.len();
-                for step in block.clone() {
-                    let (run, first) = (step / run_steps, step % run_steps * K::GROUP);
-                    for column in panel * NR..(panel + 1) * NR {
-                        data.extend(
-                            (first..first + K::GROUP)
-                                .map(|j| if column < n && j < run_len { at(run, j, column) } else { K::B::zeroed() }),
-                        );
+                data.resize(start + block.len() * NR * K::GROUP, K::B::zeroed());
+                // Some steps of a column after those of another: columns lie far apart, steps often side by side.
+                for (chunk, out) in data[start..].chunks_mut(PACK_STEPS * NR * K::GROUP).enumerate() {
+                    let first = block.start + chunk * PACK_STEPS;
+                    let steps: Vec<(usize, usize)> = (first..first + out.len() / (NR * K::GROUP))
+                        .map(|step| (step / run_steps, step % run_steps * K::GROUP))
+                        .collect();
+                    for column in panel * NR..n.min((panel + 1) * NR) {
+                        for (&(run, first), out) in steps.iter().zip(out.chunks_exact_mut(NR * K::GROUP)) {
+                            let out = &mut out[column % NR * K::GROUP..][..K::GROUP.min(run_len - first)];
+                            for (j, out) in (first..).zip(out) {
+                                *out = at(run, j, column);
+                            }
+                        }
                     }
                 }
                 prepared.push(K::panel(&mut data[start..], &stretches));
