@@ -90,6 +90,25 @@ fn a_small_network_is_trained_pruned_quantized_and_reported() {
     assert!(fs::read_to_string(f.path("page.html")).unwrap().contains("int8"));
 }
 
+/// Random batches and dynamic grids: the answers stay those of the float model, but for rounding.
+#[test]
+fn quantization_needs_no_data_set() {
+    let f = Folder::new("quantize");
+    f.write_digits(16);
+    f.json("new simple-cnn --width 4 -o m.onnx");
+    f.json("quantize m.onnx --calibration random --shape x=16x3x24x24 -o static.onnx");
+    f.json("quantize m.onnx --scheme dynamic --weight-range full -o dynamic.onnx");
+    let float = f.json("eval m.onnx --data digits.npz")["loss"].as_f64().unwrap();
+    for file in ["static.onnx", "dynamic.onnx"] {
+        let loss = f.json(&format!("eval {file} --data digits.npz"))["loss"].as_f64().unwrap();
+        assert!((loss - float).abs() < 0.05 * float && loss != float, "{file}: {loss}, {float}");
+    }
+    let text = f.json("inspect dynamic.onnx --text")["text"].to_string();
+    assert_eq!(text.matches(" DynamicQuantize(").count(), 4, "{text}");
+    f.fails("quantize m.onnx -o out.onnx", 2);
+    f.fails("quantize m.onnx --scheme dynamic --qat-epochs 1 -o out.onnx", 2);
+}
+
 #[test]
 fn a_resumed_run_gives_the_bits_of_the_unbroken_one() {
     let f = Folder::new("resume");
