@@ -145,7 +145,11 @@ fn finish(sums: Fact, x: &[Fact], out: Option<&QuantScheme>) -> Result<Fact, Why
     if residual > 0 {
         check_shape("residual", &x[6], &sums.shape)?;
         let dtype = x[6].dtype;
-        let fits = if residual == 1 { dtype == DType::F32 } else { matches!(dtype, DType::I8 | DType::U8) };
+        let fits = if residual == 1 {
+            matches!(dtype, DType::F32 | DType::F64)
+        } else {
+            matches!(dtype, DType::I8 | DType::U8)
+        };
         ensure(fits, || format!("a residual of {residual} operands cannot be {dtype}"))?;
     }
     Ok(sums.with_dtype(out.map_or(DType::F32, |s| s.dtype)))
