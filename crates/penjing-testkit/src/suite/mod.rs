@@ -110,7 +110,9 @@ mod tests {
     /// Widening everything to F64 changes no result by more than F32 rounding does.
     #[test]
     fn f64_runs_agree() {
-        for case in suite() {
+        // The float operands of these are F32 by definition.
+        let fixed = |name: &str| name.starts_with("machine/QChain") || name.starts_with("machine/QLstm");
+        for case in suite().into_iter().filter(|case| !fixed(&case.name)) {
             let declared = case.expected().unwrap().outputs;
             let wide = run(&case.model, &case.inputs, &BTreeMap::new(), Precision::F64);
             let wide = wide.unwrap_or_else(|e| panic!("{}: {e}", case.name)).outputs;
