@@ -1,6 +1,6 @@
 //! What the unit tests of the kernels share: contexts of every level and thread count, values, comparison with f64.
 
-use crate::{Ctx, Isa, Pool};
+use crate::{Ctx, Isa, Pool, conv::ConvShape};
 use penjing_tensor::Rng;
 
 /// A level with a pool of its own.
@@ -24,6 +24,35 @@ pub(crate) fn contexts(isa: Isa) -> impl Iterator<Item = OwnedCtx> {
 pub(crate) fn values(name: &str, n: usize) -> Vec<f32> {
     let rng = Rng::new(11, name, 0);
     (0..n).map(|i| rng.uniform(i as u64) * 2.0 - 1.0).collect()
+}
+
+/// A convolution: channels in and out; padding before, then after, each of height and width.
+pub(crate) fn conv_shape(
+    batch: usize,
+    groups: usize,
+    channels: [usize; 2],
+    input: [usize; 2],
+    kernel: [usize; 2],
+    stride: [usize; 2],
+    dilation: [usize; 2],
+    pad: [usize; 4],
+) -> ConvShape {
+    let out = |a: usize| {
+        let reach = (kernel[a] - 1) * dilation[a] + 1;
+        (input[a] + pad[a] + pad[a + 2]).checked_sub(reach).map_or(0, |r| r / stride[a] + 1)
+    };
+    ConvShape {
+        batch,
+        groups,
+        in_channels: channels[0],
+        out_channels: channels[1],
+        input,
+        kernel,
+        stride,
+        dilation,
+        pad: [pad[0], pad[1]],
+        output: [out(0), out(1)],
+    }
 }
 
 /// Every `got` is within `tolerance · max(1, |want|)` of `want`; NaN equals NaN.

@@ -4,36 +4,8 @@ use super::*;
 use crate::{
     Ctx, Isa,
     gemm::Clamp,
-    testing::{assert_close, every_ctx, values},
+    testing::{assert_close, conv_shape as shape, every_ctx, values},
 };
-
-fn shape(
-    batch: usize,
-    groups: usize,
-    channels: [usize; 2],
-    input: [usize; 2],
-    kernel: [usize; 2],
-    stride: [usize; 2],
-    dilation: [usize; 2],
-    pad: [usize; 4],
-) -> ConvShape {
-    let out = |a: usize| {
-        let reach = (kernel[a] - 1) * dilation[a] + 1;
-        (input[a] + pad[a] + pad[a + 2]).checked_sub(reach).map_or(0, |r| r / stride[a] + 1)
-    };
-    ConvShape {
-        batch,
-        groups,
-        in_channels: channels[0],
-        out_channels: channels[1],
-        input,
-        kernel,
-        stride,
-        dilation,
-        pad: [pad[0], pad[1]],
-        output: [out(0), out(1)],
-    }
-}
 
 /// Kernel, stride, dilation, asymmetric padding, groups, depthwise, 1-D, one pixel, nothing at all.
 fn cases() -> Vec<ConvShape> {

@@ -1,7 +1,11 @@
 //! The integer kernels against naive loops, bit for bit: i64 sums, f32 epilogue, f64 rounding.
 
 use super::*;
-use crate::{Ctx, Isa, conv::ConvShape, testing::contexts};
+use crate::{
+    Ctx, Isa,
+    conv::ConvShape,
+    testing::{contexts, conv_shape as shape},
+};
 use penjing_tensor::Rng;
 
 /// Values over the full range of i8 with both extremes frequent.
@@ -203,34 +207,6 @@ fn qconv_last_is_exact() {
                 sums
             },
         );
-    }
-}
-
-fn shape(
-    batch: usize,
-    groups: usize,
-    channels: [usize; 2],
-    input: [usize; 2],
-    kernel: [usize; 2],
-    stride: [usize; 2],
-    dilation: [usize; 2],
-    pad: [usize; 4],
-) -> ConvShape {
-    let out = |a: usize| {
-        let reach = (kernel[a] - 1) * dilation[a] + 1;
-        (input[a] + pad[a] + pad[a + 2]).checked_sub(reach).map_or(0, |r| r / stride[a] + 1)
-    };
-    ConvShape {
-        batch,
-        groups,
-        in_channels: channels[0],
-        out_channels: channels[1],
-        input,
-        kernel,
-        stride,
-        dilation,
-        pad: [pad[0], pad[1]],
-        output: [out(0), out(1)],
     }
 }
 
