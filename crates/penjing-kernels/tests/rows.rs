@@ -14,8 +14,8 @@ use penjing_kernels::{
     elementwise::{BinaryOp, Input, Output, ProgramBuilder, UnaryOp, run_program},
     gemm::{Batch, Clamp, Epilogue, GemmShape, Lhs, Mat, Rhs, gemm, gemm_batched},
     int8::{
-        ByteType, Bytes, BytesMut, Grid, Limits, PackedConvI8, PackedQConvLast, PackedQGemm, QEpilogue, QOut, QTensor,
-        Scales, WeightLayout, dequantize, fake_quant, qconv, qconv_last, qgemm, quantize,
+        ByteType, Bytes, BytesMut, Grid, Limits, PackedQConvLast, PackedQGemm, QEpilogue, QOut, QTensor, Scales,
+        WeightLayout, dequantize, fake_quant, qconv_last, qgemm, quantize,
     },
     lstm::{LstmDirection, LstmGrads, LstmOutputs, LstmShape, LstmTape, LstmWeights, Weights, lstm, lstm_grad},
     movement::{ElemSize, concat, expand, gather, gather_grad, one_hot, pad, permute, slice},
@@ -66,7 +66,7 @@ fn run(row: &KernelRow, cx: Ctx<'_>) -> Vec<Point> {
         _ if from.starts_with('x') => movement(cx, from, op),
         "gemm" if from == "f32" => dense(cx, false),
         "gemm_batched" => dense(cx, true),
-        "gemm" | "conv" | "conv_last" if from != "f32" => integer(cx, from, to, op),
+        "gemm" | "conv_last" if from != "f32" => integer(cx, from, to, op),
         "conv_last" | "conv_last_depthwise" | "conv_last_winograd" => convolution_last(cx, row.spec),
         "conv" | "conv_input_grad" | "conv_weight_grad" => convolution(cx, op),
         "max_pool" | "max_pool_grad" | "avg_pool" | "avg_pool_grad" => pooling(cx, from, op),
@@ -249,9 +249,7 @@ fn integer(cx: Ctx<'_>, from: &str, to: &str, op: &str) -> Vec<Point> {
     let (m, n, k) = (9, 21, 67);
     let is_conv = op != "gemm";
     // Where element i of [N, C, H, W] stands.
-    let place = |i: usize, c: usize, pixels: usize| {
-        if op == "conv_last" { (i / (c * pixels) * pixels + i % pixels) * c + i / pixels % c } else { i }
-    };
+    let place = |i: usize, c: usize, pixels: usize| (i / (c * pixels) * pixels + i % pixels) * c + i / pixels % c;
     let (nx, nw, ny) =
         if is_conv { (s.x_len().unwrap(), s.w_len().unwrap(), s.y_len().unwrap()) } else { (m * k, k * n, m * n) };
     let bytes = |name: &str, len: usize| -> Vec<u8> {
@@ -278,7 +276,7 @@ fn integer(cx: Ctx<'_>, from: &str, to: &str, op: &str) -> Vec<Point> {
         }
     }
     let channels = if is_conv { s.out_channels } else { n };
-    let channel = |i: usize| if op == "conv" { i / (s.output[0] * s.output[1]) % s.out_channels } else { i % channels };
+    let channel = |i: usize| i % channels;
     let (w_scale, bias): (Vec<f32>, Vec<f32>) =
         (0..channels).map(|c| (0.001 + c as f32 * 1e-4, c as f32 * 0.3 - 2.0)).unzip();
     let x_scale = 0.02f32;
@@ -287,7 +285,6 @@ fn integer(cx: Ctx<'_>, from: &str, to: &str, op: &str) -> Vec<Point> {
     let x_type = if signed { ByteType::I8 } else { ByteType::U8 };
     let call = |y: QOut<'_>| {
         match op {
-            "conv" => qconv(cx, &s, tensor, &PackedConvI8::new(&s, &w).unwrap(), &epilogue, y),
             "conv_last" => qconv_last(cx, &s, tensor, &PackedQConvLast::new(&s, &w, x_type).unwrap(), &epilogue, y),
             _ => {
                 let packed = PackedQGemm::new(k, n, &w, WeightLayout::Rows, x_type).unwrap();

@@ -11,9 +11,8 @@ use penjing_kernels::{
     arena::Views,
     gemm::Clamp,
     int8::{
-        ByteType, Bytes, BytesMut, Grid, Limits, PackedConvI8, PackedQConvLast, PackedQGemm, QEpilogue, QOut,
-        QResidual, QTensor, Scales, WeightLayout, dequantize, dynamic_quantize, fake_quant, qconv, qconv_last, qgemm,
-        quantize,
+        ByteType, Bytes, BytesMut, Grid, Limits, PackedQConvLast, PackedQGemm, QEpilogue, QOut, QResidual, QTensor,
+        Scales, WeightLayout, dequantize, dynamic_quantize, fake_quant, qconv_last, qgemm, quantize,
     },
 };
 use penjing_tensor::DType;
@@ -29,9 +28,6 @@ const WEIGHT: usize = 3;
 
 pub(super) fn select(site: &Site, op: &Op) -> Option<Kernel> {
     match op {
-        Op::Machine(MachineOp::QConv { spec, act, out, layout: Layout::ChannelsFirst }) => {
-            conv(site, spec, act, out.as_ref())
-        }
         Op::Machine(MachineOp::QConv { spec, act, out, layout: Layout::ChannelsLast }) => {
             conv_last(site, spec, act, out.as_ref())
         }
@@ -48,21 +44,6 @@ pub(super) fn select(site: &Site, op: &Op) -> Option<Kernel> {
     }
 }
 
-fn conv(site: &Site, spec: &ConvSpec, act: &Activation, out: Option<&QuantScheme>) -> Option<Kernel> {
-    let w = &site.operands[WEIGHT];
-    let shape = shape(spec, &site.operands[X].shape, &w.shape, &site.results[0].shape)?;
-    let packed = PackedConvI8::new(&shape, w.content.as_ref()?.as_slice().ok()?).ok()?;
-    let product = Product::new(site, act, out)?;
-    if product.residual.is_some() {
-        return None;
-    }
-    let kernel = Kernel::call(site, &product.name("conv"), move |call| {
-        product.run(call, |call, x, epilogue, y| qconv(call.ctx, &shape, x, &packed, epilogue, y))
-    });
-    Some(kernel.reading(without_weight(site)))
-}
-
-/// As [`conv`] with the channels of x and result last.
 fn conv_last(site: &Site, spec: &ConvSpec, act: &Activation, out: Option<&QuantScheme>) -> Option<Kernel> {
     let (x, w) = (&site.operands[X], &site.operands[WEIGHT]);
     let shape = shape(spec, &channels_first(&x.shape), &w.shape, &channels_first(&site.results[0].shape))?;

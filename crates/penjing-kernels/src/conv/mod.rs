@@ -11,7 +11,6 @@ mod input_grad;
 pub(crate) mod layout;
 mod weight_grad;
 
-pub(crate) use forward::forward_taps;
 pub use forward::{ConvWeights, PackedConv, conv};
 pub use input_grad::conv_input_grad;
 pub use weight_grad::conv_weight_grad;

@@ -2,7 +2,7 @@
 //!
 //! A panel of the left operand holds R rows as `[k][R]`, a panel of the right operand 16 columns as `[k][16]`. Rows are cut
 //! into panels of nearly equal height (32 rows are 6+6+5+5+5+5, not five sixes and a two), because a low tile cannot hide the
-//! latency of its multiply-adds. The same loops serve f32 and, with elements that are pairs of i16, int8.
+//! latency of its multiply-adds.
 
 use crate::Isa;
 use bytemuck::Pod;
@@ -293,70 +293,6 @@ impl Kind for F32 {
     }
 }
 
-/// Exact integer multiply-add: an element is two i16 adjacent in k, a sum is i32.
-///
-/// With |a| ≤ 255 and |b| ≤ 255 a pair's products sum to at most 130 050, so `vpmaddwd` never saturates.
-pub(crate) struct I16Pair;
-
-impl Kind for I16Pair {
-    type Elem = [i16; 2];
-    type Sum = i32;
-
-    #[inline(always)]
-    fn tile<const R: usize>(kc: usize, a: &[[i16; 2]], b: &[[i16; 2]], acc: &mut Acc<i32>) {
-        let mut c = [[0i32; NR]; R];
-        for (a, b) in a.chunks_exact(R).zip(b.chunks_exact(NR)).take(kc) {
-            for r in 0..R {
-                for j in 0..NR {
-                    let pair = i32::from(a[r][0]) * i32::from(b[j][0]) + i32::from(a[r][1]) * i32::from(b[j][1]);
-                    c[r][j] = c[r][j].wrapping_add(pair);
-                }
-            }
-        }
-        acc.0[..R].copy_from_slice(&c);
-    }
-
-    #[inline(always)]
-    unsafe fn tile_avx2<const R: usize>(kc: usize, a: &[[i16; 2]], b: &[[i16; 2]], acc: &mut Acc<i32>) {
-        assert!(a.len() >= kc * R && b.len() >= kc * NR);
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: the operands are long enough (checked above); the host has AVX2 (this function's contract).
-        unsafe {
-            x86::i16_tile::<R>(kc, a.as_ptr().cast(), b.as_ptr().cast(), acc);
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        Self::tile::<R>(kc, a, b, acc);
-    }
-
-    #[inline(always)]
-    fn runs<const R: usize>(a: &[[i16; 2]], b: &RunsOf<'_, [i16; 2]>, acc: &mut Acc<i32>) {
-        let mut c = [[0i32; NR]; R];
-        for (a, &offset) in a.chunks_exact(R).zip(b.offsets) {
-            let b = b.row(offset);
-            for r in 0..R {
-                for j in 0..NR {
-                    let pair = i32::from(a[r][0]) * i32::from(b[j][0]) + i32::from(a[r][1]) * i32::from(b[j][1]);
-                    c[r][j] = c[r][j].wrapping_add(pair);
-                }
-            }
-        }
-        acc.0[..R].copy_from_slice(&c);
-    }
-
-    #[inline(always)]
-    unsafe fn runs_avx2<const R: usize>(a: &[[i16; 2]], b: &RunsOf<'_, [i16; 2]>, acc: &mut Acc<i32>) {
-        assert!(a.len() >= b.offsets.len() * R);
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: the left operand is long enough (checked above); the rest is this function's contract.
-        unsafe {
-            let [lo, hi] = b.starts.map(|start| b.copy.as_ptr().add(start));
-            x86::i16_runs::<R>(a.as_ptr().cast(), lo.cast(), hi.cast(), b.offsets, acc);
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        Self::runs::<R>(a, b, acc);
-    }
-}
-
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     //! The AVX2 tiles: 12 accumulators, 2 registers of the right operand, 1 broadcast of the left.
@@ -426,72 +362,6 @@ mod x86 {
                 let out = acc.0[r].as_mut_ptr();
                 _mm256_storeu_ps(out, c[r][0]);
                 _mm256_storeu_ps(out.add(8), c[r][1]);
-            }
-        }
-    }
-
-    /// # Safety
-    /// As for [`f32_runs`], of pairs.
-    #[inline]
-    #[target_feature(enable = "avx2,fma")]
-    pub(super) unsafe fn i16_runs<const R: usize>(
-        a: *const i32,
-        lo: *const i32,
-        hi: *const i32,
-        offsets: &[usize],
-        acc: &mut Acc<i32>,
-    ) {
-        let mut c = [[_mm256_setzero_si256(); 2]; R];
-        // SAFETY: the contract; `acc` has MR rows of 16. A pair is 2-byte aligned, so the left operand is read unaligned.
-        unsafe {
-            for (p, &offset) in offsets.iter().enumerate() {
-                let a = a.add(p * R);
-                let b0 = _mm256_loadu_si256(lo.add(offset).cast());
-                let b1 = _mm256_loadu_si256(hi.add(offset).cast());
-                for r in 0..R {
-                    let ar = _mm256_set1_epi32(a.add(r).read_unaligned());
-                    c[r][0] = _mm256_add_epi32(c[r][0], _mm256_madd_epi16(ar, b0));
-                    c[r][1] = _mm256_add_epi32(c[r][1], _mm256_madd_epi16(ar, b1));
-                }
-            }
-            for r in 0..R {
-                let out = acc.0[r].as_mut_ptr();
-                _mm256_storeu_si256(out.cast(), c[r][0]);
-                _mm256_storeu_si256(out.add(8).cast(), c[r][1]);
-            }
-        }
-    }
-
-    /// # Safety
-    /// `a` has `kc * R` pairs, `b` has `kc * 16`; the host has AVX2.
-    #[inline]
-    #[target_feature(enable = "avx2,fma")]
-    pub(super) unsafe fn i16_tile<const R: usize>(kc: usize, a: *const i32, b: *const i32, acc: &mut Acc<i32>) {
-        let mut c = [[_mm256_setzero_si256(); 2]; R];
-        // SAFETY: `p < kc` keeps every load inside the operands; `acc` has MR rows of 16. A pair is 2-byte aligned, so the
-        // left operand is read unaligned.
-        unsafe {
-            let mut step = |p: usize| {
-                let (a, b) = (a.add(p * R), b.add(p * NR));
-                let (b0, b1) = (_mm256_loadu_si256(b.cast()), _mm256_loadu_si256(b.add(8).cast()));
-                for r in 0..R {
-                    let ar = _mm256_set1_epi32(a.add(r).read_unaligned());
-                    c[r][0] = _mm256_add_epi32(c[r][0], _mm256_madd_epi16(ar, b0));
-                    c[r][1] = _mm256_add_epi32(c[r][1], _mm256_madd_epi16(ar, b1));
-                }
-            };
-            let unrolled = kc / 2 * 2;
-            for p in (0..unrolled).step_by(2) {
-                step(p);
-                step(p + 1);
-            }
-            for p in unrolled..kc {
-                step(p);
-            }
-            for r in 0..R {
-                let out = acc.0[r].as_mut_ptr();
-                _mm256_storeu_si256(out.cast(), c[r][0]);
-                _mm256_storeu_si256(out.add(8).cast(), c[r][1]);
             }
         }
     }

@@ -1,11 +1,9 @@
 //! int8 kernels, exact at every level: i32 sums, one f32 scale and bias a channel, round half to even, saturate.
 //!
-//! Bytes are multiplied as bytes (`dots`), with weights packed once so that no sum saturates (`bound`); the convolution of planes
-//! (`conv`) widens to i16. A result is `act(sum · (sx·sw) + bias + residual)`, each operation rounded to f32, and for an int8
+//! Bytes are multiplied as bytes (`dots`), with weights packed once so that no sum saturates (`bound`). A result is `act(sum · (sx·sw) + bias + residual)`, each operation rounded to f32, and for an int8
 //! result `saturate(round(v · (1 / scale)) + zero)`.
 
 mod bound;
-mod conv;
 mod conv_last;
 mod depthwise;
 mod dots;
@@ -16,7 +14,6 @@ mod gemm;
 mod packed;
 mod quantize;
 
-pub use conv::{PackedConvI8, qconv};
 pub use conv_last::{PackedQConvLast, qconv_last};
 pub use dynamic::{dynamic_grid, dynamic_quantize};
 pub(crate) use finish::Rounding;
