@@ -114,6 +114,18 @@ pub(crate) fn prefetch<T>(at: *const T) {
     let _ = at;
 }
 
+/// As [`prefetch`], to the first-level cache.
+#[inline(always)]
+pub(crate) fn prefetch_near<T>(at: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: as in `prefetch`.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
 /// Defines `fn name(isa, args)` that runs `body::<Plain>` or, compiled with AVX2 and FMA, `body::<Fused>`.
 ///
 /// `body` must be `#[inline(always)]` so that it is compiled inside each level's function.

@@ -94,6 +94,43 @@ impl Pool {
         }
     }
 
+    /// Runs `task(round, 0)`, …, `task(round, n_tasks - 1)` for the rounds 0, 1, … in turn: a round begins when all tasks of
+    /// the one before have ended, and sees what they wrote. The threads stay in the job from round to round, and a task goes
+    /// to the thread that had it in the round before unless that one is late, so its data stays in that core's cache.
+    pub fn run_rounds(&self, rounds: usize, n_tasks: usize, task: &(dyn Fn(usize, usize) + Sync)) {
+        let players = self.threads().min(n_tasks);
+        if players <= 1 || IN_TASK.get() {
+            for round in 0..rounds {
+                (0..n_tasks).for_each(|t| task(round, t));
+            }
+            return;
+        }
+        let claims: Vec<Claim> = (0..n_tasks).map(|_| Claim(AtomicUsize::new(0))).collect();
+        let (done, broken) = (AtomicUsize::new(0), AtomicBool::new(false));
+        self.run(players, &|player| {
+            let _guard = BreakOnPanic(&broken);
+            for round in 0..rounds {
+                for i in 0..n_tasks {
+                    let t = (player * n_tasks / players + i) % n_tasks;
+                    let claim = &claims[t].0;
+                    let free = claim.load(Ordering::Relaxed) == round;
+                    let order = Ordering::Relaxed;
+                    if free && claim.compare_exchange(round, round + 1, order, order).is_ok() {
+                        task(round, t);
+                        done.fetch_add(1, Ordering::AcqRel);
+                    }
+                }
+                let mut spins = 0u32;
+                while done.load(Ordering::Acquire) < (round + 1) * n_tasks {
+                    if broken.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    pause(&mut spins);
+                }
+            }
+        });
+    }
+
     /// Runs `task(i, chunk)` for the `i`-th chunk of `chunk_len` elements of `out` (the last may be shorter).
     pub fn run_chunks<T: Send>(&self, out: &mut [T], chunk_len: usize, task: &(dyn Fn(usize, &mut [T]) + Sync)) {
         let (len, chunk_len) = (out.len(), chunk_len.max(1));
@@ -142,6 +179,16 @@ impl<'a, T> Disjoint<'a, T> {
         assert!(start <= self.len && len <= self.len - start, "a task's part lies inside the slice");
         // SAFETY: inside the slice (checked above) and unshared (the caller's contract).
         unsafe { std::slice::from_raw_parts_mut(self.ptr.add(start), len) }
+    }
+
+    /// The elements `start..start + len`, for reading.
+    ///
+    /// # Safety
+    /// No live reference and no access of another task writes any of them.
+    pub(crate) unsafe fn read(&self, start: usize, len: usize) -> &[T] {
+        assert!(start <= self.len && len <= self.len - start, "a task's part lies inside the slice");
+        // SAFETY: inside the slice (checked above) and not written (the caller's contract).
+        unsafe { std::slice::from_raw_parts(self.ptr.add(start), len) }
     }
 
     /// Element `start`, after a check that `len` elements from it on lie inside; writes through it obey the contract of
@@ -194,10 +241,9 @@ impl Shared {
 
     fn close(&self) {
         self.state.fetch_and(!OPEN, Ordering::AcqRel);
-        let mut spins = 0u32;
+        let mut spins = 0;
         while self.state.load(Ordering::Acquire) & INSIDE != 0 {
-            spins += 1;
-            if spins < 2000 { std::hint::spin_loop() } else { thread::yield_now() }
+            pause(&mut spins);
         }
     }
 
@@ -277,6 +323,27 @@ impl Shared {
     }
 }
 
+/// The round in which a task of [`Pool::run_rounds`] is next to be taken, on a cache line of its own.
+#[repr(align(64))]
+struct Claim(AtomicUsize);
+
+/// Sets the flag when a panic leaves its scope.
+struct BreakOnPanic<'a>(&'a AtomicBool);
+
+impl Drop for BreakOnPanic<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Waits for another thread a little: at first without giving up the core.
+fn pause(spins: &mut u32) {
+    *spins += 1;
+    if *spins < 2000 { std::hint::spin_loop() } else { thread::yield_now() }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -348,6 +415,33 @@ mod tests {
                 ran.fetch_add(1, Ordering::Relaxed);
             });
             assert_eq!(ran.into_inner(), 10);
+        }
+    }
+
+    #[test]
+    fn rounds_follow_each_other_at_any_thread_count() {
+        for threads in [1, 2, 3, 8] {
+            let pool = Pool::new(threads);
+            for (rounds, n) in [(0, 4), (5, 0), (7, 1), (200, 2), (200, 5), (3, 100)] {
+                // Each task adds the sum of all counts of the round before, so that an early or a lost task shows.
+                let counts: [Vec<AtomicUsize>; 2] =
+                    std::array::from_fn(|_| (0..n).map(|_| AtomicUsize::new(1)).collect());
+                pool.run_rounds(rounds, n, &|round, t| {
+                    let before: usize = counts[round % 2].iter().map(|c| c.load(Ordering::Relaxed)).sum();
+                    counts[(round + 1) % 2][t].store(before.wrapping_add(t) % 1009, Ordering::Relaxed);
+                });
+                let mut want = vec![1; n];
+                for _ in 0..rounds {
+                    let before: usize = want.iter().sum();
+                    want = (0..n).map(|t| (before + t) % 1009).collect();
+                }
+                let got: Vec<usize> = counts[rounds % 2].iter().map(|c| c.load(Ordering::Relaxed)).collect();
+                assert_eq!(got, want, "{threads} threads, {rounds} rounds of {n}");
+            }
+            let caught = catch_unwind(AssertUnwindSafe(|| {
+                pool.run_rounds(10, 4, &|round, t| assert!((round, t) != (6, 2), "task"));
+            }));
+            assert!(caught.is_err(), "{threads} threads");
         }
     }
 

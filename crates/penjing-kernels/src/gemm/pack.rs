@@ -1,40 +1,11 @@
 //! Packing of matrices with any row and column stride into the panels of [`tile`](super::tile).
 
 use super::{
-    Mat, PackedRhs,
+    Mat,
     tile::{NR, RowPanels},
 };
-use crate::{
-    Ctx, KernelError,
-    isa::{Math, per_isa},
-    pool::Disjoint,
-};
+use crate::isa::{Math, per_isa};
 use std::ops::Range;
-
-/// Column panels that one task packs.
-const PANELS: usize = 4;
-
-impl PackedRhs {
-    /// As [`PackedRhs::new`], on the threads of a pool.
-    pub(crate) fn pack(cx: Ctx<'_>, k: usize, n: usize, b: Mat<'_>) -> Result<PackedRhs, KernelError> {
-        b.check("b", k, n)?;
-        let len = packed_cols_len(n, k).ok_or(KernelError::OutOfMemory { need: usize::MAX })?;
-        let mut data = vec![0.0; len];
-        let panels = n.div_ceil(NR);
-        let out = Disjoint::new(&mut data);
-        cx.pool.run(panels.div_ceil(PANELS), &|t| {
-            for kb in k_blocks(k) {
-                for j in t * PANELS..panels.min((t + 1) * PANELS) {
-                    let start = panels * NR * kb.start + j * NR * kb.len();
-                    // SAFETY: each panel of each k-block has its own part and is packed by one task.
-                    let out = unsafe { out.slice(start, NR * kb.len()) };
-                    pack_cols(cx.isa, &b, j * NR..n.min((j + 1) * NR), kb.clone(), out);
-                }
-            }
-        });
-        Ok(PackedRhs { k, n, data })
-    }
-}
 
 /// Most depth of a k-block: a column panel of 320 × 16 f32 is 20 KiB and stays in the first-level cache.
 pub(crate) const KC: usize = 320;

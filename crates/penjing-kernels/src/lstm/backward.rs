@@ -1,9 +1,9 @@
 //! Back-propagation through time.
 
-use super::LstmShape;
+use super::{LstmShape, panels::Panels};
 use crate::{
     Ctx, KernelError,
-    gemm::{Accumulate, Epilogue, GemmShape, Lhs, Mat, PackedRhs, Rhs, gemm},
+    gemm::{Accumulate, Epilogue, GemmShape, Lhs, Mat, Rhs, gemm},
     isa::{Math, per_isa},
     math::tanh,
     pool::Disjoint,
@@ -66,29 +66,27 @@ pub fn lstm_grad(cx: Ctx<'_>, shape: &LstmShape, tape: &LstmTape<'_>, grads: Lst
     let LstmGrads { dx, dw, dr, db, dh0, dc0 } = grads;
     dh0.copy_from_slice(tape.dh);
     dc0.copy_from_slice(tape.dc);
-    for out in [&mut *dx, &mut *dw, &mut *dr, &mut *db] {
-        out.fill(0.0);
-    }
+    db.fill(0.0);
     if steps * state == 0 {
+        for out in [dx, dw, dr] {
+            out.fill(0.0);
+        }
         return Ok(());
     }
     for d in 0..shape.directions() {
-        let pass = Pass {
-            cx,
-            shape,
-            tape,
-            d,
-            w: PackedRhs::pack(cx, g, i, Mat::rows(&tape.w[d * g * i..(d + 1) * g * i], i))?,
-            r: PackedRhs::pack(cx, g, h, Mat::rows(&tape.r[d * g * h..(d + 1) * g * h], h))?,
-        };
+        let w = &tape.w[d * g * i..(d + 1) * g * i];
         let db = &mut db[d * 2 * g..(d + 1) * 2 * g];
-        pass.run(LstmGrads {
-            dx,
-            dw: &mut dw[d * g * i..(d + 1) * g * i],
-            dr: &mut dr[d * g * h..(d + 1) * g * h],
-            db: &mut db[..g],
-            dh0: &mut dh0[d * state..(d + 1) * state],
-            dc0: &mut dc0[d * state..(d + 1) * state],
+        let panels = Panels { depth: g, units: h, gates: 1, width: 4 };
+        with_scratch::<f32, _>(panels.len(), |r| {
+            panels.pack(cx, Mat::rows(&tape.r[d * g * h..(d + 1) * g * h], h), r);
+            Pass { cx, shape, tape, d, w, r, panels }.run(LstmGrads {
+                dx,
+                dw: &mut dw[d * g * i..(d + 1) * g * i],
+                dr: &mut dr[d * g * h..(d + 1) * g * h],
+                db: &mut db[..g],
+                dh0: &mut dh0[d * state..(d + 1) * state],
+                dc0: &mut dc0[d * state..(d + 1) * state],
+            })
         })?;
         db.copy_within(..g, g);
     }
@@ -132,31 +130,34 @@ struct Pass<'a> {
     tape: &'a LstmTape<'a>,
     d: usize,
     /// `[4H, I]`
-    w: PackedRhs,
-    /// `[4H, H]`
-    r: PackedRhs,
+    w: &'a [f32],
+    /// `[4H, H]`, in panels.
+    r: &'a [f32],
+    panels: Panels,
 }
 
 impl Pass<'_> {
-    /// `grads` are those of this direction, but `dx`, to which it adds. `dh0` and `dc0` hold the gradients of the last states.
+    /// `grads` are those of this direction, but `dx`, which the first direction overwrites and the second adds to. `dh0` and
+    /// `dc0` hold the gradients of the last states.
     fn run(&self, grads: LstmGrads<'_>) -> Result<(), KernelError> {
         let LstmShape { steps, batch, hidden, .. } = *self.shape;
-        let gates = 4 * hidden;
+        let (gates, state) = (4 * hidden, batch * hidden);
         let block = self.shape.block().min(steps);
         let LstmGrads { dx, dw, dr, db, dh0, dc0 } = grads;
         with_scratch::<f32, _>(block * batch * gates, |dpre| {
-            with_scratch::<f32, _>(block * batch * hidden, |h_before| {
-                for last in (0..steps.div_ceil(block)).rev() {
-                    let taken = last * block..steps.min((last + 1) * block);
+            with_scratch::<f32, _>(block * state, |h_before| {
+                for first in (0..steps).step_by(block).rev() {
+                    let taken = first..steps.min(first + block);
                     let times = self.shape.times(self.d, &taken);
                     let rows = times.len() * batch;
                     let (dpre, h_before) = (&mut dpre[..rows * gates], &mut h_before[..rows * hidden]);
-                    for s in taken.rev() {
-                        let row = (self.shape.time(self.d, s) - times.start) * batch;
-                        h_before[row * hidden..][..batch * hidden].copy_from_slice(self.before(s).0);
-                        self.step(s, &mut dpre[row * gates..][..batch * gates], dh0, dc0)?;
+                    for s in taken.clone() {
+                        let row = (self.shape.time(self.d, s) - times.start) * state;
+                        h_before[row..][..state].copy_from_slice(self.before(s).0);
                     }
-                    self.weight_grads(&times, dpre, h_before, [&mut *dx, &mut *dw, &mut *dr, &mut *db])?;
+                    self.steps(&taken, dpre, dh0, dc0);
+                    let accumulate = if taken.end == steps { Accumulate::Overwrite } else { Accumulate::Add };
+                    self.weight_grads(&times, dpre, h_before, accumulate, [&mut *dx, &mut *dw, &mut *dr, &mut *db])?;
                 }
                 Ok(())
             })
@@ -174,85 +175,110 @@ impl Pass<'_> {
         (h, &self.tape.reserve[self.shape.row(p, self.d, 5 * n) + 4 * n..], 5 * n)
     }
 
-    /// Takes `dh` and `dc` from after step `s` to before it, and leaves the gradient of its gate sums in `dpre` `[B, 4H]`.
-    fn step(&self, s: usize, dpre: &mut [f32], dh: &mut [f32], dc: &mut [f32]) -> Result<(), KernelError> {
+    /// Takes `dh` and `dc` from after the steps `taken` to before them, and leaves the gradients of their gate sums in `dpre`
+    /// `[times, B, 4H]`.
+    fn steps(&self, taken: &Range<usize>, dpre: &mut [f32], dh: &mut [f32], dc: &mut [f32]) {
         let (batch, n) = (self.shape.batch, self.shape.hidden);
-        let t = self.shape.time(self.d, s);
-        let kept = &self.tape.reserve[self.shape.row(t, self.d, 5 * n)..][..batch * 5 * n];
-        let dy = &self.tape.dy[self.shape.row(t, self.d, n)..][..batch * n];
-        let (_, c_before, c_stride) = self.before(s);
-        let rows = self.shape.task_rows();
-        let (out, dc) = (Disjoint::new(dpre), Disjoint::new(dc));
-        let dh_now = &*dh;
-        let task = |task: usize| {
-            for b in task * rows..batch.min((task + 1) * rows) {
-                let part = b * n..(b + 1) * n;
-                // SAFETY: each batch row has its own parts, and is computed by one task.
-                let (dpre, dc) = unsafe { (out.slice(b * 4 * n, 4 * n), dc.slice(b * n, n)) };
-                let c_before = &c_before[b * c_stride..][..n];
-                cell_grad(
-                    self.cx.isa,
-                    &kept[b * 5 * n..(b + 1) * 5 * n],
-                    c_before,
-                    &dy[part.clone()],
-                    &dh_now[part],
-                    dc,
-                    dpre,
-                );
+        let start = self.shape.times(self.d, taken).start;
+        let row = |s: usize| (self.shape.time(self.d, s) - start) * batch * 4 * n;
+        let units = self.panels.task_units(batch);
+        let (dpre, dh, dc) = (Disjoint::new(dpre), Disjoint::new(dh), Disjoint::new(dc));
+        // A round multiplies the gate gradients of the step after its own: one round more than steps.
+        self.cx.pool.run_rounds(taken.len() + 1, n.div_ceil(units), &|round, task| {
+            let own = task * units..n.min((task + 1) * units);
+            if round > 0 {
+                // SAFETY: written in the round before.
+                let after = unsafe { dpre.read(row(taken.end - round), batch * 4 * n) };
+                with_scratch::<f32, _>(batch * units, |sums| {
+                    self.panels.product(self.cx, after, self.r, own.clone(), sums, units);
+                    for (b, sums) in sums.chunks_exact(units).enumerate() {
+                        // SAFETY: every task has units of its own.
+                        let dh = unsafe { dh.slice(b * n + own.start, own.len()) };
+                        dh.copy_from_slice(&sums[..own.len()]);
+                    }
+                });
             }
-        };
-        self.cx.pool.run(batch.div_ceil(rows), &task);
-        let shape = GemmShape { m: batch, n, k: 4 * n };
-        let dpre = Lhs::Plain(Mat::rows(dpre, 4 * n));
-        gemm(self.cx, shape, dpre, Rhs::Packed(&self.r), &Epilogue::default(), dh, n)
+            if round < taken.len() {
+                let s = taken.end - 1 - round;
+                self.cells(s, &own, row(s), [&dpre, &dh, &dc]);
+            }
+        });
     }
 
-    /// Adds a block's part to the gradients of x, w, r and the bias.
+    /// The units `own` of step `s`, whose gate gradients begin at `row` of `dpre`.
+    fn cells(&self, s: usize, own: &Range<usize>, row: usize, [dpre, dh, dc]: [&Disjoint<'_, f32>; 3]) {
+        let (n, len) = (self.shape.hidden, own.len());
+        let t = self.shape.time(self.d, s);
+        let (_, c_before, c_stride) = self.before(s);
+        for b in 0..self.shape.batch {
+            let kept = &self.tape.reserve[self.shape.row(t, self.d, 5 * n) + b * 5 * n + own.start..];
+            let kept = std::array::from_fn(|slot| &kept[slot * n..][..len]);
+            let dy = &self.tape.dy[self.shape.row(t, self.d, n) + b * n + own.start..][..len];
+            let c_before = &c_before[b * c_stride + own.start..][..len];
+            // SAFETY: every task has units, and every round a time, of its own.
+            unsafe {
+                let (dh, dc) = (dh.read(b * n + own.start, len), dc.slice(b * n + own.start, len));
+                let at = row + b * 4 * n + own.start;
+                let dpre = [0, 1, 2, 3].map(|gate| dpre.slice(at + gate * n, len));
+                cell_grad(self.cx.isa, kept, c_before, dy, dh, dc, dpre);
+            }
+        }
+    }
+
+    /// A block's part of the gradients of w and r, which it overwrites or adds to, and of x and the bias.
     fn weight_grads(
         &self,
         times: &Range<usize>,
         dpre: &[f32],
         h_before: &[f32],
+        accumulate: Accumulate,
         [dx, dw, dr, db]: [&mut [f32]; 4],
     ) -> Result<(), KernelError> {
         let LstmShape { batch, input, hidden, .. } = *self.shape;
         let (rows, gates) = (times.len() * batch, 4 * hidden);
-        let add = Epilogue { accumulate: Accumulate::Add, ..Epilogue::default() };
         let part = times.start * batch * input..times.end * batch * input;
+        let of_x = if self.d == 0 { Accumulate::Overwrite } else { Accumulate::Add };
+        let epilogue = |accumulate| Epilogue { accumulate, ..Epilogue::default() };
         let shape = GemmShape { m: rows, n: input, k: gates };
-        let left = Lhs::Plain(Mat::rows(dpre, gates));
-        gemm(self.cx, shape, left, Rhs::Packed(&self.w), &add, &mut dx[part.clone()], input)?;
+        let (left, w) = (Lhs::Plain(Mat::rows(dpre, gates)), Rhs::Plain(Mat::rows(self.w, input)));
+        gemm(self.cx, shape, left, w, &epilogue(of_x), &mut dx[part.clone()], input)?;
         let left = Lhs::Plain(Mat::transposed(dpre, gates));
         let x = Rhs::Plain(Mat::rows(&self.tape.x[part], input));
-        gemm(self.cx, GemmShape { m: gates, n: input, k: rows }, left, x, &add, dw, input)?;
+        gemm(self.cx, GemmShape { m: gates, n: input, k: rows }, left, x, &epilogue(accumulate), dw, input)?;
         let h = Rhs::Plain(Mat::rows(h_before, hidden));
-        gemm(self.cx, GemmShape { m: gates, n: hidden, k: rows }, left, h, &add, dr, hidden)?;
+        gemm(self.cx, GemmShape { m: gates, n: hidden, k: rows }, left, h, &epilogue(accumulate), dr, hidden)?;
         self.cx.pool.run_chunks(db, BIAS_COLS, &|c, out| add_columns(self.cx.isa, &dpre[c * BIAS_COLS..], gates, out));
         Ok(())
     }
 }
 
 per_isa! {
-    /// One row: `kept` `[5H]`, `dpre` `[4H]`, the rest `[H]`. `dc` goes from after the step to before it.
+    /// Some units of one row: i, o, f, c and the cell state in `kept`, i, o, f, c in `dpre`. `dc` goes from after the step to
+    /// before it.
     fn cell_grad(
-        kept: &[f32],
+        kept: [&[f32]; 5],
         c_before: &[f32],
         dy: &[f32],
         dh: &[f32],
         dc: &mut [f32],
-        dpre: &mut [f32],
+        dpre: [&mut [f32]; 4],
     ) = cell_grad_body
 }
 
 /// Several short loops over few slices each, because the compiler vectorises those.
 #[inline(always)]
-fn cell_grad_body<M: Math>(kept: &[f32], c_before: &[f32], dy: &[f32], dh: &[f32], dc: &mut [f32], dpre: &mut [f32]) {
+fn cell_grad_body<M: Math>(
+    [i, o, f, g, c]: [&[f32]; 5],
+    c_before: &[f32],
+    dy: &[f32],
+    dh: &[f32],
+    dc: &mut [f32],
+    [di, d_o, df, dg]: [&mut [f32]; 4],
+) {
     let n = dy.len();
-    let [i, o, f, g, c]: [&[f32]; 5] = std::array::from_fn(|slot| &kept[slot * n..(slot + 1) * n]);
-    let (di, rest) = dpre.split_at_mut(n);
-    let (d_o, rest) = rest.split_at_mut(n);
-    let (df, dg) = rest.split_at_mut(n);
-    let (dg, dc, dh, c_before) = (&mut dg[..n], &mut dc[..n], &dh[..n], &c_before[..n]);
+    let (i, o, f, g, c) = (&i[..n], &o[..n], &f[..n], &g[..n], &c[..n]);
+    let (di, d_o, df, dg) = (&mut di[..n], &mut d_o[..n], &mut df[..n], &mut dg[..n]);
+    let (dc, dh, c_before) = (&mut dc[..n], &dh[..n], &c_before[..n]);
     // The slot of f first holds tanh c, which the gradients of o and c need.
     for j in 0..n {
         df[j] = tanh::<M>(c[j]);

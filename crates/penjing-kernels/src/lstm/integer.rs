@@ -5,7 +5,7 @@
 
 use super::{
     LstmShape,
-    forward::{LstmOutputs, Run, activate},
+    forward::{LstmOutputs, cell, sum_of_biases},
 };
 use crate::{
     Ctx, KernelError,
@@ -93,10 +93,9 @@ pub fn qlstm(
     let (state, gates) = (batch * hidden, 4 * hidden);
     for (d, packed) in weights.directions.iter().enumerate() {
         let b = &b[d * 2 * gates..(d + 1) * 2 * gates];
-        let bias: Vec<f32> = (0..gates).map(|j| b[j] + b[gates + j]).collect();
+        let bias = sum_of_biases(b);
         let (h, c) = (&mut out.h[d * state..(d + 1) * state], &mut out.c[d * state..(d + 1) * state]);
-        let run = Run { h, c, y: out.y, reserve: None };
-        Pass { cx, shape, d, packed, operands, bias: &bias }.run(x, run)?;
+        Pass { cx, shape, d, packed, operands, bias: &bias }.run(x, h, c, out.y)?;
     }
     Ok(())
 }
@@ -113,7 +112,7 @@ struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    fn run(&self, x: QTensor<'_>, mut run: Run<'_>) -> Result<(), KernelError> {
+    fn run(&self, x: QTensor<'_>, h: &mut [f32], c: &mut [f32], y: &mut [f32]) -> Result<(), KernelError> {
         let Pass { cx, shape, d, .. } = *self;
         let LstmShape { steps, batch, input, hidden, .. } = *shape;
         let gates = 4 * hidden;
@@ -141,16 +140,20 @@ impl Pass<'_> {
                     for s in taken {
                         let t = shape.time(d, s);
                         let pre = &pre[(t - times.start) * batch * gates..][..batch * gates];
-                        let (scale, zero) = dynamic_quantize(cx, run.h, codes)?;
-                        let h = QTensor { data: Bytes::U8(codes), scale, zero: zero.into() };
+                        let (scale, zero) = dynamic_quantize(cx, h, codes)?;
+                        let left = QTensor { data: Bytes::U8(codes), scale, zero: zero.into() };
                         let epilogue = QEpilogue {
                             w_scale: self.operands.r_scale,
                             bias: None,
                             residual: Some(QResidual::F32(pre)),
                             clamp: Clamp::NONE,
                         };
-                        qgemm(cx, batch, h, &self.packed[1], &epilogue, QOut::F32(summed))?;
-                        activate(cx, shape, d, t, summed, &mut run);
+                        qgemm(cx, batch, left, &self.packed[1], &epilogue, QOut::F32(summed))?;
+                        for (b, gates) in summed.chunks_exact_mut(gates).enumerate() {
+                            let (c, h) = (&mut c[b * hidden..][..hidden], &mut h[b * hidden..][..hidden]);
+                            cell(cx.isa, gates, hidden, c, h);
+                        }
+                        y[shape.row(t, d, hidden)..][..batch * hidden].copy_from_slice(h);
                     }
                 }
                 Ok(())

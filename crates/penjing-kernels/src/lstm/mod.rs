@@ -1,12 +1,14 @@
 //! The long short-term memory (Hochreiter & Schmidhuber 1997) over time, forward and backward, gates in ONNX order i, o, f, c.
 //!
 //! The products with the input, and in the backward pass those that give the gradients of weights and input, are one GEMM over
-//! many time steps; only the recurrent product runs step by step. The memory between the two is bounded: time is cut into
-//! blocks that do not depend on the threads.
+//! many time steps; only the recurrent product runs step by step. A step is cut into tasks of some hidden units, which multiply
+//! and then go on with the cell; the threads meet once a step. The memory between the two parts is bounded: time is cut
+//! into blocks that do not depend on the threads.
 
 mod backward;
 mod forward;
 mod integer;
+mod panels;
 
 pub use backward::{LstmGrads, LstmTape, lstm_grad};
 pub use forward::{LstmOutputs, LstmWeights, PackedLstm, Weights, lstm};
@@ -15,10 +17,8 @@ pub use integer::{PackedQLstm, QLstmOperands, QLstmWeights, qlstm};
 use crate::{KernelError, error::check_len, error::product};
 use std::ops::Range;
 
-/// Elements of the gates of one block of time steps: 1 MiB.
-const BLOCK: usize = 1 << 18;
-/// Hidden units of one task.
-const TASK_UNITS: usize = 2048;
+/// Elements of the gates of one block of time steps: 8 MiB, so that packing what the block's products read costs little.
+const BLOCK: usize = 1 << 21;
 
 /// Which way time runs.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -70,11 +70,6 @@ impl LstmShape {
     /// Offset of row (t, d, 0) in `[T, D, B, width]`.
     fn row(&self, t: usize, d: usize, width: usize) -> usize {
         (t * self.directions() + d) * self.batch * width
-    }
-
-    /// Batch rows of one task.
-    fn task_rows(&self) -> usize {
-        (TASK_UNITS / self.hidden.max(1)).max(1)
     }
 
     fn check(

@@ -95,7 +95,7 @@ fn forward_is_that_of_the_definition() {
 #[test]
 fn blocks_of_time_packed_weights_and_no_reserve_change_nothing() {
     // Long enough for several blocks of time.
-    let s = shape(700, 4, 3, 80, LstmDirection::Both);
+    let s = shape(700, 32, 3, 80, LstmDirection::Both);
     assert!(s.block() < s.steps / 2);
     let v = operands(&s).map(|v| v.into_iter().map(|x| x * 0.3).collect::<Vec<f32>>());
     let want = naive(&s, &wide(&v));
@@ -158,7 +158,7 @@ fn backward_is_the_derivative() {
 #[test]
 fn backward_over_several_blocks_is_the_sum_of_its_parts() {
     // Splitting time in two and handing the states over must give the same gradients as one run over several blocks.
-    let s = shape(300, 8, 3, 80, LstmDirection::Forward);
+    let s = shape(300, 48, 3, 80, LstmDirection::Forward);
     assert!(s.block() < s.steps / 2);
     let v = operands(&s).map(|v| v.into_iter().map(|x| x * 0.3).collect::<Vec<f32>>());
     let (state, cut) = (s.batch * s.hidden, 173);

@@ -1,0 +1,116 @@
+//! Measures recurrent networks of 512 units over 64 steps, and prints GFLOP/s, the fraction of a multiply-add peak measured
+//! in the same run, and the fraction of the time that the weights take from the cache that holds them.
+//!
+//! `cargo run --release -p penjing-kernels --example recurrent_bench [threads] [filter]`. Every line is the best of many calls.
+
+#![allow(clippy::print_stdout)]
+
+use penjing_kernels::{
+    Ctx, Isa, KernelError, Pool, fma_peak,
+    lstm::{
+        LstmDirection, LstmGrads, LstmOutputs, LstmShape, LstmTape, LstmWeights, PackedLstm, Weights, lstm, lstm_grad,
+    },
+};
+use penjing_tensor::Rng;
+use std::time::{Duration, Instant};
+
+const STEPS: usize = 64;
+const UNITS: usize = 512;
+
+fn main() -> Result<(), KernelError> {
+    let threads = std::env::args().nth(1).and_then(|s| s.parse().ok()).unwrap_or(1);
+    let filter = std::env::args().nth(2).unwrap_or_default();
+    let pool = Pool::new(threads);
+    let cx = Ctx { isa: Isa::detect(), pool: &pool };
+    println!("{} on {threads} thread(s), multiply-add peak {:.1} GFLOP/s", cx.isa.name(), fma_peak(cx));
+    for batch in [1, 4, 16] {
+        if "lstm".contains(&filter) {
+            forward(cx, batch)?;
+        }
+    }
+    if "lstm_grad".contains(&filter) {
+        training(cx, 16)?;
+    }
+    Ok(())
+}
+
+fn shape(batch: usize) -> LstmShape {
+    LstmShape { steps: STEPS, batch, input: UNITS, hidden: UNITS, direction: LstmDirection::Forward }
+}
+
+fn values(name: &str, n: usize) -> Vec<f32> {
+    let rng = Rng::new(1, name, 0);
+    (0..n).map(|i| 0.1 * (rng.uniform(i as u64) - 0.5)).collect()
+}
+
+fn forward(cx: Ctx<'_>, batch: usize) -> Result<(), KernelError> {
+    let s = shape(batch);
+    let (w, r, b) = (values("w", 4 * UNITS * UNITS), values("r", 4 * UNITS * UNITS), values("b", 8 * UNITS));
+    let packed = PackedLstm::new(cx.isa, &s, Weights { w: &w, r: &r, b: &b })?;
+    let (x, zero) = (values("x", STEPS * batch * UNITS), vec![0f32; batch * UNITS]);
+    let (mut y, mut h, mut c) = (x.clone(), zero.clone(), zero.clone());
+    measure(cx, &format!("lstm b{batch}"), 4.0 * (STEPS * batch * 4 * UNITS * UNITS) as f64, 4, || {
+        let out = LstmOutputs { y: &mut y, h: &mut h, c: &mut c, reserve: None };
+        lstm(cx, &s, &x, LstmWeights::Packed(&packed), &zero, &zero, out)
+    })
+}
+
+fn training(cx: Ctx<'_>, batch: usize) -> Result<(), KernelError> {
+    let s = shape(batch);
+    let (w, r, b) = (values("w", 4 * UNITS * UNITS), values("r", 4 * UNITS * UNITS), values("b", 8 * UNITS));
+    let (x, zero) = (values("x", STEPS * batch * UNITS), vec![0f32; batch * UNITS]);
+    let (mut y, mut h, mut c, mut reserve) = (x.clone(), zero.clone(), zero.clone(), vec![0f32; 5 * x.len()]);
+    let flop = 4.0 * (STEPS * batch * 4 * UNITS * UNITS) as f64;
+    measure(cx, &format!("lstm of training b{batch}"), flop, 4, || {
+        let out = LstmOutputs { y: &mut y, h: &mut h, c: &mut c, reserve: Some(&mut reserve) };
+        lstm(cx, &s, &x, LstmWeights::Plain(Weights { w: &w, r: &r, b: &b }), &zero, &zero, out)
+    })?;
+    let [mut dx, mut dw, mut dr, mut db] = [x.len(), w.len(), r.len(), b.len()].map(|n| vec![0f32; n]);
+    let (mut dh0, mut dc0, dy) = (zero.clone(), zero.clone(), values("dy", y.len()));
+    measure(cx, &format!("lstm_grad b{batch}"), 2.0 * flop, 4, || {
+        let tape = LstmTape {
+            x: &x,
+            w: &w,
+            r: &r,
+            h0: &zero,
+            c0: &zero,
+            y: &y,
+            reserve: &reserve,
+            dy: &dy,
+            dh: &zero,
+            dc: &zero,
+        };
+        let grads = LstmGrads { dx: &mut dx, dw: &mut dw, dr: &mut dr, db: &mut db, dh0: &mut dh0, dc0: &mut dc0 };
+        lstm_grad(cx, &s, &tape, grads)
+    })
+}
+
+/// Prints one line; `bytes` is those of a weight.
+fn measure(
+    cx: Ctx<'_>,
+    name: &str,
+    flop: f64,
+    bytes: usize,
+    mut f: impl FnMut() -> Result<(), KernelError>,
+) -> Result<(), KernelError> {
+    let (mut best, mut peak) = (f64::INFINITY, 0f64);
+    let begin = Instant::now();
+    let mut calls = 0;
+    while calls < 5 || begin.elapsed() < Duration::from_secs(2) {
+        if calls % 16 == 0 {
+            peak = peak.max(fma_peak(cx));
+        }
+        let start = Instant::now();
+        f()?;
+        best = best.min(start.elapsed().as_secs_f64());
+        calls += 1;
+    }
+    let speed = flop / best / 1e9;
+    println!(
+        "{name:24} {:8.3} ms  {speed:7.1} GFLOP/s  {:4.0} % of {peak:.0}  {:5.1} GB/s of recurrent weights",
+        best * 1e3,
+        100.0 * speed / peak,
+        (STEPS * 4 * UNITS * UNITS * bytes) as f64 / best / 1e9
+    );
+    Ok(())
+}
