@@ -10,13 +10,8 @@ use penjing_kernels::{
     conv::{ConvShape, ConvWeights, conv, conv_input_grad, conv_weight_grad},
     fma_peak,
     gemm::{Clamp, Epilogue, GemmShape, Lhs, Mat, PackedRhs, Rhs, gemm},
-    int8::{
-        ByteType, Bytes, Grid, Limits, PackedQConvLast, PackedQGemm, QEpilogue, QOut, QTensor, WeightLayout,
-        qconv_last, qgemm,
-    },
     pool2d::{PoolShape, max_pool, max_pool_grad},
 };
-use penjing_tensor::Rng;
 use std::time::Instant;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -27,8 +22,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let peak = fma_peak(cx);
     println!("{} on {threads} thread(s), multiply-add peak {peak:.1} GFLOP/s", cx.isa.name());
     dense(cx, peak)?;
-    convolutions(cx, peak, batch)?;
-    integer(cx, peak, batch)
+    convolutions(cx, peak, batch)
 }
 
 fn dense(cx: Ctx<'_>, peak: f64) -> Result<(), Box<dyn std::error::Error>> {
@@ -103,68 +97,6 @@ fn convolutions(cx: Ctx<'_>, peak: f64, batch: usize) -> Result<(), Box<dyn std:
     let seconds = best(|| max_pool_grad(cx, &s, &x, &y, &mut dx))?;
     line("max pool 2x2 gradient", x.len() as f64, seconds, peak);
     Ok(())
-}
-
-/// int8 convolutions and products, by normal weights of 7 bits, in operations against the f32 peak.
-fn integer(cx: Ctx<'_>, peak: f64, batch: usize) -> Result<(), Box<dyn std::error::Error>> {
-    let grid = Grid { scale: 0.1, zero: 128, limits: Limits::U8 };
-    let resnet = |c: [usize; 2], side: usize, k: usize, stride: usize| ConvShape {
-        kernel: [k; 2],
-        pad: [k / 2; 2],
-        ..conv3(1, c, side, stride)
-    };
-    let convolutions = [
-        ("int8 conv1 3>32 24x24", conv3(batch, [3, 32], 24, 1)),
-        ("int8 conv2 32>64 12x12", conv3(batch, [32, 64], 12, 1)),
-        ("int8 resnet 7x7 3>64 224/2", resnet([3, 64], 224, 7, 2)),
-        ("int8 resnet 1x1 64>256 56", resnet([64, 256], 56, 1, 1)),
-        ("int8 resnet 3x3 64>64 56", resnet([64, 64], 56, 3, 1)),
-        ("int8 resnet 3x3 128>128 28", resnet([128, 128], 28, 3, 1)),
-        ("int8 resnet 1x1 512>128 28", resnet([512, 128], 28, 1, 1)),
-        ("int8 resnet 3x3 256>256 14", resnet([256, 256], 14, 3, 1)),
-        ("int8 resnet 1x1 256>1024 14", resnet([256, 1024], 14, 1, 1)),
-        ("int8 resnet 3x3 512>512 7", resnet([512, 512], 7, 3, 1)),
-        ("int8 resnet 1x1 2048>512 7", resnet([2048, 512], 7, 1, 1)),
-        ("int8 depthwise 96 112/2", ConvShape { groups: 96, ..conv3(1, [96, 96], 112, 2) }),
-        ("int8 depthwise 144 56", ConvShape { groups: 144, ..conv3(1, [144, 144], 56, 1) }),
-        ("int8 depthwise 384 14", ConvShape { groups: 384, ..conv3(1, [384, 384], 14, 1) }),
-        ("int8 depthwise 960 7", ConvShape { groups: 960, ..conv3(1, [960, 960], 7, 1) }),
-    ];
-    for (name, s) in convolutions {
-        let [x, w, y] = [s.x_len(), s.w_len(), s.y_len()].map(Option::unwrap_or_default);
-        let (x, w, mut y) = (bytes(x), normal_weights(w, 19.0), vec![0u8; y]);
-        let packed = PackedQConvLast::new(&s, &w, ByteType::U8)?;
-        let scale = vec![0.001; s.out_channels];
-        let epilogue = QEpilogue { w_scale: &scale, bias: Some(&scale), residual: None, clamp: Clamp::RELU };
-        let tensor = QTensor { data: Bytes::U8(&x), scale: 0.1, zero: 128 };
-        let flop = 2.0 * y.len() as f64 * (s.group_in() * s.kernel[0] * s.kernel[1]) as f64;
-        let seconds = best(|| qconv_last(cx, &s, tensor, &packed, &epilogue, QOut::U8(&mut y, grid)))?;
-        line(name, flop, seconds, peak);
-    }
-    for (m, n, k) in [(128, 3072, 768), (128, 768, 3072), (128, 768, 768), (1, 2048, 512), (1, 1000, 2048)] {
-        for (what, deviation) in [("", 19.0), (", wide weights", 40.0), (", any weights", 100.0)] {
-            let (x, w, mut y) = (bytes(m * k), normal_weights(k * n, deviation), vec![0f32; m * n]);
-            let packed = PackedQGemm::new(k, n, &w, WeightLayout::Rows, ByteType::U8)?;
-            let scale = vec![0.01; n];
-            let epilogue = QEpilogue { w_scale: &scale, bias: Some(&scale), residual: None, clamp: Clamp::RELU };
-            let tensor = QTensor { data: Bytes::U8(&x), scale: 0.1, zero: 128 };
-            let seconds = best(|| qgemm(cx, m, tensor, &packed, &epilogue, QOut::F32(&mut y)))?;
-            line(&format!("int8 gemm {m}x{n}x{k}{what}"), (2 * m * n * k) as f64, seconds, peak);
-        }
-    }
-    Ok(())
-}
-
-fn bytes(n: usize) -> Vec<u8> {
-    let rng = Rng::new(1, "x", 0);
-    (0..n).map(|i| rng.bits(i as u64) as u8).collect()
-}
-
-/// Normal numbers of a standard deviation, on the grid of i8.
-fn normal_weights(n: usize, deviation: f32) -> Vec<i8> {
-    let rng = Rng::new(1, "w", 0);
-    let normal = |i: usize| (0..12).map(|j| rng.uniform((12 * i + j) as u64)).sum::<f32>() - 6.0;
-    (0..n).map(|i| (normal(i) * deviation).round().clamp(-127.0, 127.0) as i8).collect()
 }
 
 fn line(name: &str, flop: f64, seconds: f64, peak: f64) {

@@ -4,13 +4,14 @@ use super::window::Parts;
 use crate::{
     Ctx,
     conv::ConvShape,
-    gemm::tile::Sink,
     igemm::{
-        PackedB, Rows, TASK_ROWS, multiply,
+        PackedB, Rows, TASK_ROWS,
         tile::{F32, Kind},
     },
     scratch::with_scratch,
 };
+use bytemuck::Pod;
+use std::ops::Range;
 
 /// Tasks below which the columns are split as well.
 const FEW_TASKS: usize = 8;
@@ -50,15 +51,51 @@ pub(crate) fn pack_group<K: Kind>(s: &ConvShape, at: impl Fn(usize, usize, usize
     })
 }
 
-/// Multiplies every group's windows by its weights. Padding reads as `fill`. `sink(group, first)` stores the tiles of a task
-/// whose row 0 is output pixel `first` of the batch and whose columns are the group's output channels.
-pub(crate) fn run<K: Kind, S: Sink<K::Sum>>(
+/// The weights of one group, packed for an indirect product.
+pub(crate) trait GroupWeights: Sync {
+    /// An element of x.
+    type X: Pod + Send + Sync;
+
+    /// Panels of columns.
+    fn panels(&self) -> usize;
+
+    /// Elements that a run of a window is read for, at most [`SLACK`] more than its length.
+    fn run_span(&self) -> usize;
+}
+
+/// Elements that may be read after a run.
+const SLACK: usize = 4;
+
+impl GroupWeights for PackedB<F32> {
+    type X = f32;
+
+    fn panels(&self) -> usize {
+        PackedB::panels(self)
+    }
+
+    fn run_span(&self) -> usize {
+        PackedB::run_span(self)
+    }
+}
+
+/// One task of a convolution: some windows by some column panels of a group.
+pub(crate) struct Task<'a, W: GroupWeights> {
+    pub(crate) group: usize,
+    /// Output pixel of the batch that row 0 is.
+    pub(crate) first_row: usize,
+    pub(crate) rows: Rows<'a, W::X>,
+    pub(crate) weights: &'a W,
+    pub(crate) columns: Range<usize>,
+}
+
+/// Cuts the products of every group's windows by its weights into tasks, and runs `multiply` on each. Padding reads as `fill`.
+pub(crate) fn run<W: GroupWeights>(
     cx: Ctx<'_>,
     s: &ConvShape,
-    x: &[K::A],
-    fill: K::A,
-    weights: &[PackedB<K>],
-    sink: &(dyn Fn(usize, usize) -> S + Sync),
+    x: &[W::X],
+    fill: W::X,
+    weights: &[W],
+    multiply: &(dyn Fn(Task<'_, W>) + Sync),
 ) {
     let flat;
     let s = if is_pointwise(s) {
@@ -68,7 +105,7 @@ pub(crate) fn run<K: Kind, S: Sink<K::Sum>>(
         s
     };
     let parts = Parts::new(s.batch, s.output, TASK_ROWS);
-    let panels = weights.iter().map(PackedB::panels).max().unwrap_or(0);
+    let panels = weights.iter().map(W::panels).max().unwrap_or(0);
     let spatial = parts.count() * s.groups;
     if spatial == 0 || panels == 0 {
         return;
@@ -78,16 +115,15 @@ pub(crate) fn run<K: Kind, S: Sink<K::Sum>>(
     cx.pool.run(spatial * splits, &|t| {
         let (split, t) = (t % splits, t / splits);
         let (group, part) = (t % s.groups, parts.get(t / s.groups));
-        let b = &weights[group];
         let columns = panels * split / splits..panels * (split + 1) / splits;
-        let sink = sink(group, part.first(s.output));
+        let first_row = part.first(s.output);
         let channels = group * s.group_in()..(group + 1) * s.group_in();
         with_scratch::<usize, _>(part.len(), |bases| {
-            let mut task = |data: &[K::A], pitch: [usize; 3], first: usize| {
+            let mut task = |data: &[W::X], pitch: [usize; 3], first: usize| {
                 part.bases(s, pitch, bases);
                 bases.iter_mut().for_each(|base| *base += first);
                 let rows = Rows { data, bases, offsets: &offsets(s, pitch) };
-                multiply(cx.isa, &rows, b, columns.clone(), &sink);
+                multiply(Task { group, first_row, rows, weights: &weights[group], columns: columns.clone() });
             };
             if in_place {
                 let ([h, w], c) = (s.input, s.in_channels);
@@ -98,7 +134,7 @@ pub(crate) fn run<K: Kind, S: Sink<K::Sum>>(
             } else {
                 let ([wh, ww], c) = (part.window(s), channels.len());
                 let len = part.images.len() * wh * ww * c;
-                with_scratch::<K::A, _>(len + K::GROUP, |window| {
+                with_scratch::<W::X, _>(len + SLACK, |window| {
                     part.copy(s, x, channels.clone(), fill, window);
                     window[len..].fill(fill);
                     task(window, [wh * ww * c, ww * c, c], 0);

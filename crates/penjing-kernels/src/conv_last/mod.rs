@@ -16,7 +16,7 @@ use crate::{
     activation::Activation,
     conv::ConvShape,
     error::check_len,
-    igemm::{PackedB, finish::Finish, tile::F32},
+    igemm::{PackedB, finish::Finish, multiply, tile::F32},
     pool::Disjoint,
 };
 
@@ -187,15 +187,18 @@ pub fn conv_last(
         Weights::Winograd4(w) => winograd::run::<winograd::Four, 6, 4>(cx, shape, x, w, epilogue, &y),
         Weights::Direct(groups) => {
             let group_out = shape.group_out();
-            direct::run::<F32, _>(cx, shape, x, 0.0, groups, &|group, first_row| Finish {
-                isa: cx.isa,
-                c: &y,
-                stride: shape.out_channels,
-                first_row,
-                first_col: group * group_out,
-                bias: epilogue.bias.map(|b| &b[group * group_out..(group + 1) * group_out]),
-                residual: epilogue.residual,
-                activation: epilogue.activation,
+            direct::run(cx, shape, x, 0.0, groups, &|task| {
+                let finish = Finish {
+                    isa: cx.isa,
+                    c: &y,
+                    stride: shape.out_channels,
+                    first_row: task.first_row,
+                    first_col: task.group * group_out,
+                    bias: epilogue.bias.map(|b| &b[task.group * group_out..(task.group + 1) * group_out]),
+                    residual: epilogue.residual,
+                    activation: epilogue.activation,
+                };
+                multiply(cx.isa, &task.rows, task.weights, task.columns, &finish);
             });
         }
     }

@@ -104,12 +104,6 @@ impl<K: Kind> PackedB<K> {
             .map(|s| Stretch { offset: offsets[s.start / run_steps] + s.start % run_steps * K::GROUP, steps: s.len() })
             .collect()
     }
-
-    /// The steps of every panel's k-blocks, and what the tile knows of them: k-block after k-block.
-    pub(crate) fn prepared(&self) -> impl Iterator<Item = (usize, &K::Panel)> {
-        let panels = self.panels();
-        self.prepared.iter().enumerate().map(move |(i, known)| (self.blocks[i / panels].len(), known))
-    }
 }
 
 /// The parts of `block` that lie in one run of `run_steps` steps each.

@@ -8,7 +8,7 @@ use super::{
     epilogue::{Columns, QFinish},
     finish::{Rounding, Target, WithTarget, with_target},
     gemm::check_depth,
-    packed::{Packed, with_groups},
+    product::{PackedProduct, multiply, shifted_zero},
 };
 use crate::{
     Ctx, KernelError,
@@ -30,7 +30,8 @@ pub struct PackedQConvLast {
 }
 
 enum Weights {
-    Product(Packed),
+    /// One product a group.
+    Products(Vec<PackedProduct>),
     Depthwise(PackedDepthwise),
 }
 
@@ -46,10 +47,12 @@ impl PackedQConvLast {
         let weights = if PackedDepthwise::fits(shape) {
             Weights::Depthwise(PackedDepthwise::new(shape, w))
         } else {
-            Weights::Product(Packed::new(x, shape.groups, shape.group_out(), [runs, run_len], |group, run, j, o| {
-                let k = run * run_len + j;
-                w[((group * shape.group_out() + o) * channels + k % channels) * taps + k / channels]
-            }))
+            let places: Vec<usize> = (0..taps).flat_map(|tap| (0..channels).map(move |c| c * taps + tap)).collect();
+            let (columns, depth) = (shape.group_out(), shape.depth());
+            let product = |group: usize| {
+                PackedProduct::new(columns, [runs, run_len], w, &places, |o| (group * columns + o) * depth)
+            };
+            Weights::Products((0..shape.groups).map(product).collect())
         };
         let depth = shape.depth();
         let sums = (0..shape.out_channels).map(|o| w[o * depth..(o + 1) * depth].iter().map(|&w| i32::from(w)).sum());
@@ -59,7 +62,7 @@ impl PackedQConvLast {
     /// Bytes held.
     pub fn bytes(&self) -> usize {
         let weights = match &self.weights {
-            Weights::Product(packed) => packed.bytes(),
+            Weights::Products(products) => products.iter().map(PackedProduct::bytes).sum(),
             Weights::Depthwise(packed) => packed.bytes(),
         };
         weights + size_of_val(&self.sums[..])
@@ -91,7 +94,7 @@ pub fn qconv_last(
     y.check(NAME)?;
     epilogue.check(NAME, y.len())?;
     let zero = match &w.weights {
-        Weights::Product(packed) => packed.zero(x.zero),
+        Weights::Products(_) => shifted_zero(w.x, x.zero),
         Weights::Depthwise(_) => x.zero,
     };
     let columns = Columns::new(NAME, x, &w.sums, zero, epilogue)?;
@@ -126,9 +129,12 @@ impl WithTarget for Convolution<'_> {
         // The low byte of a zero point is its pattern in either type.
         let (cx, s, x, fill) = (self.cx, self.shape, self.x.data.raw(), self.x.zero as u8);
         match &self.w.weights {
-            Weights::Product(packed) => with_groups!(packed, groups => {
-                run(cx, s, x, fill, groups, &|group, first_row| finish(first_row, group * s.group_out()));
-            }),
+            Weights::Products(products) => {
+                run(cx, s, x, fill, products, &|task| {
+                    let finish = finish(task.first_row, task.group * s.group_out());
+                    multiply(cx.isa, self.w.x, &task.rows, task.weights, task.columns, &finish);
+                });
+            }
             Weights::Depthwise(packed) => match self.w.x {
                 ByteType::I8 => depthwise::run::<true, T>(cx, s, x, fill, packed, &finish(0, 0)),
                 ByteType::U8 => depthwise::run::<false, T>(cx, s, x, fill, packed, &finish(0, 0)),

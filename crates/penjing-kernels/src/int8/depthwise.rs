@@ -7,7 +7,7 @@ use super::{epilogue::QFinish, finish::Target};
 use crate::{
     Ctx, Isa,
     conv::ConvShape,
-    gemm::tile::{Acc, MR, NR, Sink},
+    gemm::tile::{Acc, MR, NR},
 };
 use std::ops::Range;
 
@@ -129,7 +129,7 @@ impl Line<'_> {
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{Acc, Line, MR, NR, QFinish, Sink, Target};
+    use super::{Acc, Line, MR, NR, QFinish, Target};
     use std::arch::x86_64::*;
 
     #[target_feature(enable = "avx2,fma")]

@@ -12,7 +12,7 @@ use crate::{
     error::check_len,
     gemm::{
         Clamp,
-        tile::{Acc, NR, Sink},
+        tile::{Acc, NR},
     },
     pool::Disjoint,
 };
@@ -25,9 +25,14 @@ pub(super) struct Columns {
     /// −(zero + shift)·Σ w
     constant: Vec<i32>,
     clamp: Clamp,
+    /// Whether scales and biases are finite and so small that no result overflows.
+    tame: bool,
 }
 
 impl Columns {
+    /// What scales and biases stay below where no result overflows: 2³¹ times it is finite.
+    const LARGE: f32 = 1e20;
+
     /// `sums` holds Σ w of every channel; `zero` is x's zero point as the tile sees it.
     pub(super) fn new(
         kernel: &'static str,
@@ -45,10 +50,11 @@ impl Columns {
         let mut bias = e.bias.map_or_else(Vec::new, <[f32]>::to_vec);
         // The result of all terms fits an i32, so wrapping in between does no harm.
         let mut constant: Vec<i32> = sums.iter().map(|&s| s.wrapping_mul(zero).wrapping_neg()).collect();
+        let tame = scale.iter().chain(&bias).all(|v| v.abs() < Columns::LARGE);
         scale.resize(padded, 0.0);
         bias.resize(padded, 0.0);
         constant.resize(padded, 0);
-        Ok(Columns { scale, bias, constant, clamp: e.clamp })
+        Ok(Columns { scale, bias, constant, clamp: e.clamp, tame })
     }
 
     /// `NR` values from `first`.
@@ -98,9 +104,10 @@ pub(super) struct QFinish<'a, T> {
     pub(super) rounding: Rounding,
 }
 
-impl<T: Target> Sink<i32> for QFinish<'_, T> {
+impl<T: Target> QFinish<'_, T> {
+    /// Stores `rows` rows from `row` on, `cols` columns from `col` on, both counted from the task's first.
     #[inline(always)]
-    fn put(&self, row: usize, rows: usize, col: usize, cols: usize, acc: &Acc<i32>) {
+    pub(super) fn put(&self, row: usize, rows: usize, col: usize, cols: usize, acc: &Acc<i32>) {
         #[cfg(target_arch = "x86_64")]
         if self.isa == Isa::Avx2 {
             // SAFETY: `isa` is a level that the host has.
@@ -147,67 +154,189 @@ mod x86 {
     use crate::int8::ByteType;
     use std::arch::x86_64::*;
 
-    #[target_feature(enable = "avx2,fma")]
-    pub(super) fn put<T: Target>(f: &QFinish<'_, T>, row: usize, rows: usize, col: usize, cols: usize, acc: &Acc<i32>) {
-        let c = f.columns;
-        let within = if T::BYTE.is_some() { f.rounding.within(c.clamp) } else { None };
-        let (r, limited) = (within.unwrap_or(f.rounding), within.is_some());
-        let first = f.first_col + col;
-        let scale = floats(Columns::tile(&c.scale, first));
-        let bias = floats(Columns::tile(&c.bias, first));
-        let constant = ints(Columns::tile(&c.constant, first));
-        let (min, max) = (_mm256_set1_ps(c.clamp.min), _mm256_set1_ps(c.clamp.max));
-        for i in 0..rows {
-            let at = (f.first_row + row + i) * f.stride + first;
-            let sums = ints(&acc.0[i]);
-            let residual = f.residual.map(|r| residual(r, at, cols));
+    /// The epilogue of up to 16 columns.
+    pub(in crate::int8) struct Panel<'a, T> {
+        finish: &'a QFinish<'a, T>,
+        /// Of y.
+        first: usize,
+        cols: usize,
+        scale: [__m256; 2],
+        bias: [__m256; 2],
+        constant: [__m256i; 2],
+        /// Where results are bytes and no step can make a NaN.
+        codes: Option<Codes>,
+    }
+
+    /// The rounding of two rows at once.
+    #[derive(Clone, Copy)]
+    struct Codes {
+        inverse: __m256,
+        /// The greatest quotient; the least needs no care, since what is too small for an i32 becomes the least i32.
+        most: __m256,
+        /// Of u8 results: those of i8 are computed with a zero point that is greater by 128, and their highest bit is inverted.
+        zero: __m256i,
+        lo: __m256i,
+        hi: __m256i,
+        flip: __m256i,
+    }
+
+    impl<T: Target> QFinish<'_, T> {
+        /// What is known of `cols` columns from `col` on.
+        #[inline]
+        #[target_feature(enable = "avx2,fma")]
+        pub(in crate::int8) fn columns(&self, col: usize, cols: usize) -> Panel<'_, T> {
+            let (c, first) = (self.columns, self.first_col + col);
+            Panel {
+                finish: self,
+                first,
+                cols,
+                scale: floats(Columns::tile(&c.scale, first)),
+                bias: floats(Columns::tile(&c.bias, first)),
+                constant: ints(Columns::tile(&c.constant, first)),
+                codes: self.codes(),
+            }
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx2,fma")]
+        fn codes(&self) -> Option<Codes> {
+            let shift = match T::BYTE? {
+                ByteType::U8 => 0,
+                ByteType::I8 => 128,
+            };
+            let real = match self.residual {
+                None => true,
+                Some(QResidual::F32(_)) => false,
+                Some(QResidual::Int(r)) => r.scale.abs() < Columns::LARGE,
+            };
+            let r = self.rounding.within(self.columns.clamp).filter(|_| real && self.columns.tame)?;
+            let byte = |limit: f32| (limit.round_ties_even() as i32 + r.zero + shift) as u8 as i8;
+            Some(Codes {
+                inverse: _mm256_set1_ps(r.inverse),
+                most: _mm256_set1_ps(r.hi),
+                zero: _mm256_set1_epi16((r.zero + shift) as i16),
+                lo: _mm256_set1_epi8(byte(r.lo)),
+                hi: _mm256_set1_epi8(byte(r.hi)),
+                flip: _mm256_set1_epi8(shift as u8 as i8),
+            })
+        }
+    }
+
+    impl<T: Target> Panel<'_, T> {
+        /// Stores R rows from `row` on.
+        #[inline]
+        #[target_feature(enable = "avx2,fma")]
+        pub(in crate::int8) fn put<const R: usize>(&self, row: usize, sums: &[[__m256i; 2]; R]) {
+            let at = (self.finish.first_row + row) * self.finish.stride + self.first;
+            let Some(codes) = self.codes else {
+                for (r, sums) in sums.iter().enumerate() {
+                    self.put_any(at + r * self.finish.stride, *sums);
+                }
+                return;
+            };
+            for r in (0..R).step_by(2) {
+                let at = at + r * self.finish.stride;
+                let even = self.words(&codes, at, sums[r]);
+                let odd = if r + 1 < R { self.words(&codes, at + self.finish.stride, sums[r + 1]) } else { even };
+                let bytes = codes.bytes(even, odd);
+                self.put_bytes(at, _mm256_castsi256_si128(bytes));
+                if r + 1 < R {
+                    self.put_bytes(at + self.finish.stride, _mm256_extracti128_si256::<1>(bytes));
+                }
+            }
+        }
+
+        /// sum · scale + bias + residual.
+        #[inline]
+        #[target_feature(enable = "avx2,fma")]
+        fn real(&self, at: usize, sums: [__m256i; 2]) -> [__m256; 2] {
             let mut v = [_mm256_setzero_ps(); 2];
             for j in 0..2 {
-                let sum = _mm256_cvtepi32_ps(_mm256_add_epi32(sums[j], constant[j]));
-                v[j] = _mm256_add_ps(_mm256_mul_ps(sum, scale[j]), bias[j]);
-                if let Some(residual) = residual {
-                    v[j] = _mm256_add_ps(v[j], residual[j]);
-                }
-                if !limited {
-                    v[j] = _mm256_blendv_ps(v[j], min, _mm256_cmp_ps::<_CMP_LE_OQ>(v[j], min));
-                    v[j] = _mm256_blendv_ps(v[j], max, _mm256_cmp_ps::<_CMP_GE_OQ>(v[j], max));
-                }
+                let sum = _mm256_cvtepi32_ps(_mm256_add_epi32(sums[j], self.constant[j]));
+                v[j] = _mm256_add_ps(_mm256_mul_ps(sum, self.scale[j]), self.bias[j]);
             }
+            if let Some(r) = self.finish.residual {
+                let r = residual(r, at, self.cols);
+                v = [_mm256_add_ps(v[0], r[0]), _mm256_add_ps(v[1], r[1])];
+            }
+            v
+        }
+
+        /// A row's codes as i16, before their limits: columns 0–3 and 8–11, then 4–7 and 12–15.
+        #[inline]
+        #[target_feature(enable = "avx2,fma")]
+        fn words(&self, codes: &Codes, at: usize, sums: [__m256i; 2]) -> __m256i {
+            let v = self.real(at, sums);
+            let mut q = [_mm256_setzero_si256(); 2];
+            for j in 0..2 {
+                q[j] = _mm256_cvtps_epi32(_mm256_min_ps(_mm256_mul_ps(v[j], codes.inverse), codes.most));
+            }
+            _mm256_adds_epi16(_mm256_packs_epi32(q[0], q[1]), codes.zero)
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx2,fma")]
+        fn put_bytes(&self, at: usize, bytes: __m128i) {
             // SAFETY: each output element belongs to one task, which puts it once; `slice` checks the range.
-            let out = unsafe { f.y.slice(at, cols) };
-            let mut line = [T::zeroed(); NR];
-            let full = cols == NR;
-            let to = if full { out.as_mut_ptr() } else { line.as_mut_ptr() };
-            // SAFETY: `to` has 16 elements of T, which is 4 bytes wide exactly when it is f32.
+            let out = unsafe { self.finish.y.slice(at, self.cols) };
+            if self.cols == NR {
+                // SAFETY: 16 elements of one byte.
+                unsafe { _mm_storeu_si128(out.as_mut_ptr().cast(), bytes) };
+            } else {
+                let mut line = [0u8; NR];
+                // SAFETY: 16 bytes.
+                unsafe { _mm_storeu_si128(line.as_mut_ptr().cast(), bytes) };
+                out.copy_from_slice(bytemuck::cast_slice(&line[..self.cols]));
+            }
+        }
+
+        /// One row of any type, scales and residual.
+        #[inline(never)]
+        #[target_feature(enable = "avx2,fma")]
+        fn put_any(&self, at: usize, sums: [__m256i; 2]) {
+            let f = self.finish;
+            let clamp = f.columns.clamp;
+            let (min, max) = (_mm256_set1_ps(clamp.min), _mm256_set1_ps(clamp.max));
+            let v = self.real(at, sums).map(|v| {
+                let v = _mm256_blendv_ps(v, min, _mm256_cmp_ps::<_CMP_LE_OQ>(v, min));
+                _mm256_blendv_ps(v, max, _mm256_cmp_ps::<_CMP_GE_OQ>(v, max))
+            });
+            // SAFETY: each output element belongs to one task, which puts it once; `slice` checks the range.
+            let out = unsafe { f.y.slice(at, self.cols) };
+            let mut real = [0f32; NR];
+            // SAFETY: 16 elements.
             unsafe {
-                match T::BYTE {
-                    None => {
-                        _mm256_storeu_ps(to.cast(), v[0]);
-                        _mm256_storeu_ps(to.cast::<f32>().add(8), v[1]);
-                    }
-                    Some(byte) => {
-                        let q = v.map(|v| {
-                            let q = _mm256_mul_ps(v, _mm256_set1_ps(r.inverse));
-                            // NaN compares false; what the limits make of it is replaced below.
-                            let limited = _mm256_min_ps(_mm256_max_ps(q, _mm256_set1_ps(r.lo)), _mm256_set1_ps(r.hi));
-                            let rounded = _mm256_add_epi32(_mm256_cvtps_epi32(limited), _mm256_set1_epi32(r.zero));
-                            let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(q, q));
-                            _mm256_blendv_epi8(rounded, _mm256_set1_epi32(r.nan), nan)
-                        });
-                        // Values fit the type, so that packing only narrows.
-                        let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(q[0], q[1]));
-                        let (low, high) = (_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
-                        let bytes = match byte {
-                            ByteType::I8 => _mm_packs_epi16(low, high),
-                            ByteType::U8 => _mm_packus_epi16(low, high),
-                        };
-                        _mm_storeu_si128(to.cast(), bytes);
-                    }
-                }
+                _mm256_storeu_ps(real.as_mut_ptr(), v[0]);
+                _mm256_storeu_ps(real.as_mut_ptr().add(8), v[1]);
             }
-            if !full {
-                out.copy_from_slice(&line[..cols]);
+            for (out, v) in out.iter_mut().zip(real) {
+                *out = T::store(v, f.rounding);
             }
+        }
+    }
+
+    impl Codes {
+        /// Two rows of bytes.
+        #[inline]
+        #[target_feature(enable = "avx2,fma")]
+        fn bytes(&self, even: __m256i, odd: __m256i) -> __m256i {
+            let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+            let bytes = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(even, odd), order);
+            _mm256_xor_si256(_mm256_min_epu8(_mm256_max_epu8(bytes, self.lo), self.hi), self.flip)
+        }
+    }
+
+    /// As [`QFinish::put`](super::QFinish::put).
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) fn put<T: Target>(f: &QFinish<'_, T>, row: usize, rows: usize, col: usize, cols: usize, acc: &Acc<i32>) {
+        let columns = f.columns(col, cols);
+        let mut r = 0;
+        while r + 2 <= rows {
+            columns.put(row + r, &[ints(&acc.0[r]), ints(&acc.0[r + 1])]);
+            r += 2;
+        }
+        if r < rows {
+            columns.put(row + r, &[ints(&acc.0[r])]);
         }
     }
 
@@ -239,11 +368,13 @@ mod x86 {
                 // SAFETY: 16 bytes.
                 let bytes = unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) };
                 let signed = matches!(data, Bytes::I8(_));
-                [bytes, _mm_srli_si128::<8>(bytes)].map(|b| {
+                let mut v = [_mm256_setzero_ps(); 2];
+                for (v, b) in v.iter_mut().zip([bytes, _mm_srli_si128::<8>(bytes)]) {
                     let wide = if signed { _mm256_cvtepi8_epi32(b) } else { _mm256_cvtepu8_epi32(b) };
                     let centred = _mm256_cvtepi32_ps(_mm256_sub_epi32(wide, _mm256_set1_epi32(zero)));
-                    _mm256_mul_ps(centred, _mm256_set1_ps(scale))
-                })
+                    *v = _mm256_mul_ps(centred, _mm256_set1_ps(scale));
+                }
+                v
             }
         }
     }

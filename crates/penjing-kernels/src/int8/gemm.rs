@@ -4,12 +4,12 @@ use super::{
     ByteType, MAX_DEPTH, QEpilogue, QOut, QTensor,
     epilogue::{Columns, QFinish},
     finish::{Rounding, Target, WithTarget, with_target},
-    packed::{Packed, with_groups},
+    product::{PackedProduct, multiply, shifted_zero},
 };
 use crate::{
     Ctx, KernelError,
     error::{check_len, product},
-    igemm::{PackedB, Rows, TASK_ROWS, multiply, tile::Kind},
+    igemm::{Rows, TASK_ROWS},
     pool::Disjoint,
     scratch::with_scratch,
 };
@@ -36,7 +36,8 @@ pub enum WeightLayout {
 pub struct PackedQGemm {
     k: usize,
     n: usize,
-    packed: Packed,
+    x: ByteType,
+    product: PackedProduct,
     /// Σ w of each column.
     sums: Vec<i32>,
 }
@@ -46,18 +47,16 @@ impl PackedQGemm {
     pub fn new(k: usize, n: usize, w: &[i8], layout: WeightLayout, x: ByteType) -> Result<PackedQGemm, KernelError> {
         check_len(NAME, "w", product(&[k, n]), w.len())?;
         check_depth(NAME, k)?;
-        let at = |p: usize, j: usize| match layout {
-            WeightLayout::Rows => w[p * n + j],
-            WeightLayout::Transposed => w[j * k + p],
-        };
-        let packed = Packed::new(x, 1, n, [1, k], |_, _, p, j| at(p, j));
-        let sums = (0..n).map(|j| (0..k).map(|p| i32::from(at(p, j))).sum()).collect();
-        Ok(PackedQGemm { k, n, packed, sums })
+        let places: Vec<usize> = (0..k).map(|p| if layout == WeightLayout::Rows { p * n } else { p }).collect();
+        let column = |j: usize| if layout == WeightLayout::Rows { j } else { j * k };
+        let product = PackedProduct::new(n, [1, k], w, &places, column);
+        let sums = (0..n).map(|j| places.iter().map(|&p| i32::from(w[column(j) + p])).sum()).collect();
+        Ok(PackedQGemm { k, n, x, product, sums })
     }
 
     /// Bytes held.
     pub fn bytes(&self) -> usize {
-        self.packed.bytes() + size_of_val(&self.sums[..])
+        self.product.bytes() + size_of_val(&self.sums[..])
     }
 }
 
@@ -83,10 +82,10 @@ pub fn qgemm(
     if product(&[m, w.n, w.k]).is_none() {
         return Err(KernelError::Geometry { kernel: NAME, why: "m * n * k overflows" });
     }
-    x.check(NAME, w.packed.x())?;
+    x.check(NAME, w.x)?;
     y.check(NAME)?;
     epilogue.check(NAME, y.len())?;
-    let columns = Columns::new(NAME, x, &w.sums, w.packed.zero(x.zero), epilogue)?;
+    let columns = Columns::new(NAME, x, &w.sums, shifted_zero(w.x, x.zero), epilogue)?;
     if y.len() > 0 {
         with_target(y, Product { cx, m, x: x.data.raw(), w, columns: &columns, epilogue });
     }
@@ -104,12 +103,7 @@ struct Product<'a> {
 
 impl WithTarget for Product<'_> {
     fn run<T: Target>(self, y: &mut [T], rounding: Rounding) {
-        with_groups!(&self.w.packed, b => self.run_tiles(&b[0], y, rounding));
-    }
-}
-
-impl Product<'_> {
-    fn run_tiles<K: Kind<A = u8, Sum = i32>, T: Target>(&self, b: &PackedB<K>, y: &mut [T], rounding: Rounding) {
+        let b = &self.w.product;
         let (m, k, n) = (self.m, self.w.k, self.w.n);
         let panels = b.panels();
         let row_tasks = m.div_ceil(TASK_ROWS);
@@ -133,7 +127,8 @@ impl Product<'_> {
             let x = &self.x[rows.start * k..rows.end * k];
             let bases: Vec<usize> = (0..rows.len()).map(|r| r * span).collect();
             let multiply = |data: &[u8]| {
-                multiply(self.cx.isa, &Rows { data, bases: &bases, offsets: &[0] }, b, columns.clone(), &sink);
+                let rows = Rows { data, bases: &bases, offsets: &[0] };
+                multiply(self.cx.isa, self.w.x, &rows, b, columns.clone(), &sink);
             };
             if span == k {
                 return multiply(x);

@@ -1,18 +1,18 @@
 //! int8 kernels, exact at every level: i32 sums, one f32 scale and bias a channel, round half to even, saturate.
 //!
-//! Bytes are multiplied as bytes (`dots`), with weights packed once so that no sum saturates (`bound`). A result is `act(sum · (sx·sw) + bias + residual)`, each operation rounded to f32, and for an int8
+//! Bytes are multiplied as bytes (`tile`), with weights packed once so that no sum leaves its 16 bits (`steps`). A result is `act(sum · (sx·sw) + bias + residual)`, each operation rounded to f32, and for an int8
 //! result `saturate(round(v · (1 / scale)) + zero)`.
 
-mod bound;
 mod conv_last;
 mod depthwise;
-mod dots;
 mod dynamic;
 mod epilogue;
 mod finish;
 mod gemm;
-mod packed;
+mod product;
 mod quantize;
+mod steps;
+mod tile;
 
 pub use conv_last::{PackedQConvLast, qconv_last};
 pub use dynamic::{dynamic_grid, dynamic_quantize};

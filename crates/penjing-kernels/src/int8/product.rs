@@ -1,0 +1,222 @@
+//! Products of 8-bit activations by constant 8-bit weights: packed weights, and one task of the product.
+//!
+//! Rows of activations are read where they lie (see [`crate::igemm`]): a row is a place, the depth is cut into runs of consecutive
+//! bytes at the same distance from every row's place, and a step takes four bytes of a run.
+
+use super::{
+    ByteType,
+    epilogue::QFinish,
+    finish::Target,
+    steps::{DEPTH, Grouped, Grouping, STEP, Step},
+    tile,
+};
+use crate::{
+    Isa,
+    conv_last::direct::GroupWeights,
+    gemm::tile::{Acc, MR, NR, RowPanels},
+    igemm::Rows,
+    scratch::with_scratch,
+};
+use std::ops::Range;
+
+/// Bytes that a step takes of each row.
+const GROUP: usize = 4;
+/// Most rows of a tile.
+pub(super) const ROWS: usize = 5;
+
+/// Weights packed once into panels of 16 columns.
+pub(super) struct PackedProduct {
+    n: usize,
+    runs: usize,
+    run_len: usize,
+    steps: Grouped,
+    panels: Vec<Panel>,
+}
+
+/// One panel's steps.
+#[derive(Clone, Copy)]
+struct Panel {
+    first: usize,
+    /// Groups of 1, 2, … steps; longer ones stand first.
+    groups: [u32; DEPTH],
+}
+
+impl Panel {
+    fn steps(&self) -> Range<usize> {
+        let count: usize = self.groups.iter().zip(1..).map(|(&groups, len)| groups as usize * len).sum();
+        self.first..self.first + count
+    }
+}
+
+impl PackedProduct {
+    /// Packs `runs` runs of `run_len` rows by `n` columns: row k of column j is `w[column(j) + places[k]]`.
+    pub(super) fn new(
+        n: usize,
+        [runs, run_len]: [usize; 2],
+        w: &[i8],
+        places: &[usize],
+        column: impl Fn(usize) -> usize,
+    ) -> PackedProduct {
+        let run_steps = run_len.div_ceil(GROUP);
+        let mut steps = Grouped::default();
+        let mut grouping = Grouping::default();
+        let mut panels = Vec::with_capacity(n.div_ceil(NR));
+        steps.weights.reserve(runs * run_steps * n.div_ceil(NR));
+        steps.places.reserve(runs * run_steps * n.div_ceil(NR));
+        for columns in (0..n).step_by(NR).map(|first| first..n.min(first + NR)) {
+            let columns: Vec<&[i8]> = columns.map(|j| w.get(column(j)..).unwrap_or_default()).collect();
+            for (place, (run, step)) in (0..runs).flat_map(|r| (0..run_steps).map(move |s| (r, s))).enumerate() {
+                let k = run * run_len + step * GROUP;
+                let mut weights = Step([0; STEP]);
+                let places = &places[k..k + GROUP.min(run_len - step * GROUP)];
+                for (column, to) in columns.iter().zip(weights.0.as_chunks_mut::<GROUP>().0) {
+                    for (to, &at) in to.iter_mut().zip(places) {
+                        *to = column[at];
+                    }
+                }
+                grouping.push(weights, place as u32);
+            }
+            let first = steps.weights.len();
+            panels.push(Panel { first, groups: grouping.finish(&mut steps) });
+        }
+        PackedProduct { n, runs, run_len, steps, panels }
+    }
+
+    /// Bytes held.
+    pub(super) fn bytes(&self) -> usize {
+        size_of_val(&self.steps.weights[..]) + size_of_val(&self.steps.places[..])
+    }
+
+    /// Panels of 16 columns.
+    pub(super) fn panels(&self) -> usize {
+        self.panels.len()
+    }
+
+    /// Bytes that a run is read for: its length rounded up to whole steps.
+    pub(super) fn run_span(&self) -> usize {
+        self.run_len.next_multiple_of(GROUP)
+    }
+
+    /// Where each step begins, from the row's place.
+    fn offsets(&self, runs: &[usize], out: &mut [u32]) {
+        let run_steps = self.run_span() / GROUP;
+        for (&run, out) in runs.iter().zip(out.chunks_exact_mut(run_steps.max(1))) {
+            for (step, out) in out.iter_mut().enumerate() {
+                *out = (run + step * GROUP) as u32;
+            }
+        }
+    }
+}
+
+impl GroupWeights for PackedProduct {
+    type X = u8;
+
+    fn panels(&self) -> usize {
+        PackedProduct::panels(self)
+    }
+
+    fn run_span(&self) -> usize {
+        PackedProduct::run_span(self)
+    }
+}
+
+/// The zero point as the tile sees it: i8 are read as u8 with their highest bit inverted.
+pub(super) fn shifted_zero(x: ByteType, zero: i32) -> i32 {
+    match x {
+        ByteType::U8 => zero,
+        ByteType::I8 => zero + 128,
+    }
+}
+
+/// Multiplies the rows by the columns of `panels`, and hands every tile to `finish`: row 0 is the first of `rows`, columns are those
+/// of B.
+///
+/// # Panics
+/// A run of a row lies outside `rows.data` or 4 GiB or more from the row's place, or there are other numbers of runs in `rows`
+/// and `b`.
+pub(super) fn multiply<T: Target>(
+    isa: Isa,
+    x: ByteType,
+    rows: &Rows<'_, u8>,
+    b: &PackedProduct,
+    panels: Range<usize>,
+    finish: &QFinish<'_, T>,
+) {
+    assert!(rows.offsets.len() == b.runs && panels.end <= b.panels(), "rows and packed columns belong together");
+    if rows.bases.is_empty() {
+        return;
+    }
+    let farthest = |of: &[usize]| of.iter().max().copied().unwrap_or(0);
+    let reach = farthest(rows.offsets) + b.run_span();
+    assert!(b.runs == 0 || farthest(rows.bases) + reach <= rows.data.len(), "every run lies inside A");
+    assert!(u32::try_from(reach).is_ok(), "runs lie near their row's place");
+    let steps = b.runs * b.run_span() / GROUP;
+    let most = b.panels[panels.clone()].iter().map(|p| p.steps().len()).max().unwrap_or(0);
+    with_scratch::<u32, _>(steps + most, |memory| {
+        let (offsets, of_panel) = memory.split_at_mut(steps);
+        b.offsets(rows.offsets, offsets);
+        for panel in panels {
+            let known = &b.panels[panel];
+            let of_panel = &mut of_panel[..known.steps().len()];
+            for (to, &place) in of_panel.iter_mut().zip(&b.steps.places[known.steps()]) {
+                *to = offsets[place as usize];
+            }
+            let task = PanelTask {
+                x,
+                rows,
+                weights: &b.steps.weights[known.steps()],
+                offsets: of_panel,
+                groups: known.groups,
+                col: panel * NR,
+                cols: NR.min(b.n - panel * NR),
+            };
+            match isa.usable() {
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: the rows' runs lie inside A (checked above); `usable` returns `Avx2` only where the host has it.
+                Isa::Avx2 => unsafe { tile::x86::panel(&task, finish) },
+                _ => task.plain(finish),
+            }
+        }
+    });
+}
+
+/// A task's rows by one panel.
+pub(super) struct PanelTask<'a> {
+    pub(super) x: ByteType,
+    pub(super) rows: &'a Rows<'a, u8>,
+    pub(super) weights: &'a [Step],
+    /// Of each step, from a row's place.
+    pub(super) offsets: &'a [u32],
+    /// Groups of 1, 2, … steps; longer ones stand first.
+    pub(super) groups: [u32; DEPTH],
+    /// The first column, and how many there are.
+    pub(super) col: usize,
+    pub(super) cols: usize,
+}
+
+impl PanelTask<'_> {
+    /// The rows of each tile.
+    pub(super) fn tiles(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        let panels = RowPanels::lower(self.rows.bases.len(), ROWS);
+        (0..panels.count()).map(move |t| panels.range(t))
+    }
+
+    /// By the definition.
+    fn plain<T: Target>(&self, finish: &QFinish<'_, T>) {
+        let flip = if self.x == ByteType::I8 { 128 } else { 0 };
+        for tile in self.tiles() {
+            let mut acc = Acc([[0i32; NR]; MR]);
+            for (acc, &base) in acc.0.iter_mut().zip(&self.rows.bases[tile.clone()]) {
+                for (step, &offset) in self.weights.iter().zip(self.offsets) {
+                    let x = &self.rows.data[base + offset as usize..][..GROUP];
+                    for (acc, w) in acc.iter_mut().zip(step.0.as_chunks::<GROUP>().0) {
+                        for (&x, &w) in x.iter().zip(w) {
+                            *acc = acc.wrapping_add(i32::from(x ^ flip) * i32::from(w));
+                        }
+                    }
+                }
+            }
+            finish.put(tile.start, tile.len(), self.col, self.cols, &acc);
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! How the steps of a panel are grouped, so that `vpmaddubsw` and the additions after it stay inside 16 bits.
+//!
+//! A step multiplies four activations by four weights of each of 16 columns, and adds the products in pairs to i16. Those sums of
+//! activations in 0..=255 fit when the positive weights behind one i16 sum to at most 128 and so do the negative ones:
+//! 255·128 = 32 640. A step that breaks this is split in two, w = bounded + rest. Steps whose weights together keep the bound
+//! form a group of up to [`DEPTH`]: their i16 are added as such and widened to i32 once. So sums are exact for every input and
+//! all weights, and small weights need fewer instructions.
+
+use crate::gemm::tile::NR;
+
+/// Weights of one step, `[16][4]`.
+pub(super) const STEP: usize = 4 * NR;
+/// Most steps of a group.
+pub(super) const DEPTH: usize = 4;
+/// What weights of one sign behind one i16 may sum to.
+const LIMIT: u8 = 128;
+/// Groups that wait for more steps at the same time.
+const OPEN: usize = 32;
+
+/// The weights of a step; a cache line.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C, align(64))]
+pub(super) struct Step(pub(super) [i8; STEP]);
+
+/// What a step, or the steps of a group, put on each i16: sums of positive weights, then of negative ones.
+#[derive(Clone, Copy)]
+struct Load([u8; STEP]);
+
+impl Load {
+    /// Of a bounded step.
+    #[inline(always)]
+    fn of(step: &Step) -> Load {
+        let mut load = [0; STEP];
+        for lane in 0..STEP / 2 {
+            let [a, b] = [step.0[2 * lane], step.0[2 * lane + 1]].map(i16::from);
+            load[lane] = (a.max(0) + b.max(0)) as u8;
+            load[STEP / 2 + lane] = (-(a.min(0) + b.min(0))) as u8;
+        }
+        Load(load)
+    }
+
+    /// Of both together, if they keep the bound.
+    #[inline(always)]
+    fn with(&self, other: &Load) -> Option<Load> {
+        let mut over = 0;
+        let mut sum = [0; STEP];
+        for i in 0..STEP {
+            sum[i] = self.0[i].saturating_add(other.0[i]);
+            over |= sum[i].saturating_sub(LIMIT);
+        }
+        (over == 0).then_some(Load(sum))
+    }
+}
+
+/// Takes from `step` what breaks the bound; gives it back as a step that keeps the bound too.
+fn split(step: &mut Step) -> Option<Step> {
+    let over = |a: i8, b: i8| i16::from(a) + i16::from(b);
+    let limit = i16::from(LIMIT);
+    let mut broken = false;
+    for pair in step.0.as_chunks::<2>().0 {
+        // Weights of different signs are each within the limit.
+        broken |= over(pair[0], pair[1]).abs() > limit && (pair[0] < 0) == (pair[1] < 0);
+    }
+    if !broken {
+        return None;
+    }
+    let mut rest = Step([0; STEP]);
+    for (pair, rest) in step.0.as_chunks_mut::<2>().0.iter_mut().zip(rest.0.as_chunks_mut::<2>().0) {
+        let sum = over(pair[0], pair[1]);
+        if sum.abs() > limit && (pair[0] < 0) == (pair[1] < 0) {
+            // |first| ≤ 128 and |excess| ≤ 128: two weights of one sign sum to at most 256 in size.
+            let excess = sum - sum.signum() * limit;
+            let taken = if sum > 0 { excess.min(pair[0].into()) } else { excess.max(pair[0].into()) };
+            *rest = [taken as i8, (excess - taken) as i8];
+            *pair = [(i16::from(pair[0]) - taken) as i8, (i16::from(pair[1]) - (excess - taken)) as i8];
+        }
+    }
+    Some(rest)
+}
+
+/// Steps of a panel in the order in which a tile takes them.
+#[derive(Default)]
+pub(super) struct Grouped {
+    pub(super) weights: Vec<Step>,
+    /// Which step of the depth each of them is.
+    pub(super) places: Vec<u32>,
+}
+
+/// A group that may take more steps.
+struct Group {
+    load: Load,
+    /// Indices into the panel's steps.
+    steps: [u32; DEPTH],
+    len: usize,
+}
+
+/// The working memory of [`group`].
+#[derive(Default)]
+pub(super) struct Grouping {
+    steps: Vec<Step>,
+    places: Vec<u32>,
+    open: Vec<Group>,
+    /// Indices into the steps, group after group, by the groups' length less one.
+    closed: [Vec<u32>; DEPTH],
+}
+
+impl Grouping {
+    /// Appends the next step of the depth.
+    pub(super) fn push(&mut self, mut step: Step, place: u32) {
+        let rest = split(&mut step);
+        for step in std::iter::once(step).chain(rest) {
+            self.add(Load::of(&step), self.steps.len() as u32);
+            self.steps.push(step);
+            self.places.push(place);
+        }
+    }
+
+    /// Puts a step into the first group that it fits.
+    fn add(&mut self, load: Load, step: u32) {
+        for i in 0..self.open.len() {
+            let group = &mut self.open[i];
+            if let Some(sum) = group.load.with(&load) {
+                group.load = sum;
+                group.steps[group.len] = step;
+                group.len += 1;
+                if group.len == DEPTH {
+                    self.close(i);
+                }
+                return;
+            }
+        }
+        if self.open.len() == OPEN {
+            self.close(0);
+        }
+        self.open.push(Group { load, steps: [step; DEPTH], len: 1 });
+    }
+
+    fn close(&mut self, i: usize) {
+        let group = self.open.remove(i);
+        self.closed[group.len - 1].extend(&group.steps[..group.len]);
+    }
+
+    /// Ends the panel: appends its steps to `to`, the longest groups first, and gives the numbers of groups of 1, 2, … steps.
+    pub(super) fn finish(&mut self, to: &mut Grouped) -> [u32; DEPTH] {
+        while !self.open.is_empty() {
+            self.close(0);
+        }
+        let mut counts = [0; DEPTH];
+        for (len, closed) in self.closed.iter_mut().enumerate().rev() {
+            counts[len] = (closed.len() / (len + 1)) as u32;
+            to.weights.extend(closed.iter().map(|&i| self.steps[i as usize]));
+            to.places.extend(closed.iter().map(|&i| self.places[i as usize]));
+            closed.clear();
+        }
+        self.steps.clear();
+        self.places.clear();
+        counts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use penjing_tensor::Rng;
+
+    /// Weights of the named kind.
+    fn weights(kind: &str, steps: usize) -> Vec<Step> {
+        let rng = Rng::new(1, kind, 0);
+        let one = |i: usize| match kind {
+            "largest" => 127,
+            "smallest" => -128,
+            "alternating" => [127, -128][i % 2],
+            "small" => (rng.uniform(i as u64) * 32.0 - 16.0) as i8,
+            "reduced" => (rng.uniform(i as u64) * 129.0 - 64.0).floor() as i8,
+            _ => (rng.uniform(i as u64) * 256.0 - 128.0).floor() as i8,
+        };
+        (0..steps).map(|s| Step(std::array::from_fn(|i| one(s * STEP + i)))).collect()
+    }
+
+    fn grouped(steps: &[Step]) -> (Grouped, [u32; DEPTH]) {
+        let (mut grouping, mut to) = (Grouping::default(), Grouped::default());
+        for (place, &step) in steps.iter().enumerate() {
+            grouping.push(step, place as u32);
+        }
+        let counts = grouping.finish(&mut to);
+        (to, counts)
+    }
+
+    #[test]
+    fn steps_sum_to_the_weights_and_no_group_leaves_i16() {
+        for kind in ["largest", "smallest", "alternating", "small", "reduced", "all"] {
+            for n in [0, 1, 2, 7, 300] {
+                let given = weights(kind, n);
+                let (to, counts) = grouped(&given);
+                let mut total = vec![[0i32; STEP]; n];
+                for (step, &place) in to.weights.iter().zip(&to.places) {
+                    (0..STEP).for_each(|i| total[place as usize][i] += i32::from(step.0[i]));
+                }
+                assert!((0..n).all(|s| total[s] == given[s].0.map(i32::from)), "{kind}");
+                let mut first = 0;
+                for len in (1..=DEPTH).rev() {
+                    for _ in 0..counts[len - 1] {
+                        for lane in 0..STEP / 2 {
+                            let places =
+                                to.weights[first..first + len].iter().flat_map(|s| &s.0[2 * lane..2 * lane + 2]);
+                            let of = |sign: i32| places.clone().map(|&w| (sign * i32::from(w)).max(0)).sum::<i32>();
+                            assert!(255 * of(1) <= i16::MAX.into() && 255 * of(-1) <= -i32::from(i16::MIN), "{kind}");
+                        }
+                        first += len;
+                    }
+                }
+                assert_eq!(first, to.weights.len(), "{kind}");
+            }
+        }
+    }
+
+    #[test]
+    fn small_weights_are_added_four_by_four_and_none_within_64_is_split() {
+        let (_, counts) = grouped(&weights("small", 40));
+        assert_eq!(counts, [0, 0, 0, 10]);
+        let (to, _) = grouped(&weights("reduced", 200));
+        assert_eq!(to.weights.len(), 200);
+        let (to, counts) = grouped(&weights("largest", 10));
+        assert_eq!((to.weights.len(), counts), (20, [20, 0, 0, 0]));
+    }
+}

@@ -1,0 +1,228 @@
+//! The register tile of integer products: up to 5 rows by 16 columns, a group of steps at a time.
+
+#[cfg(target_arch = "x86_64")]
+pub(super) mod x86 {
+    //! The loops are written in assembly: compiled from intrinsics, weights that several rows use are loaded once into registers
+    //! of which there are not enough, and sums wait in memory.
+    //!
+    //! Registers: 0–9 sums, two a row; 10 four activations in every lane; 11, 12 the group's i16; 13 a product; 14 the sign
+    //! bits that are inverted; 15 ones.
+
+    use crate::int8::{ByteType, epilogue::QFinish, finish::Target, product::PanelTask};
+    use std::arch::{asm, x86_64::*};
+
+    /// One row, the first step of a group.
+    macro_rules! first {
+        ($flip:literal, $r:tt) => {
+            concat!(
+                "vpbroadcastd ymm10, dword ptr [{",
+                $r,
+                "} + r8]\n",
+                $flip,
+                "vpmaddubsw ymm11, ymm10, ymmword ptr [{b}]\n",
+                "vpmaddubsw ymm12, ymm10, ymmword ptr [{b} + 32]\n",
+            )
+        };
+    }
+
+    /// One row, another step, whose offset is `$o` and whose weights stand at `$at` and `$at2`.
+    macro_rules! next {
+        ($flip:literal, $r:tt, $o:literal, $at:literal, $at2:literal) => {
+            concat!(
+                "vpbroadcastd ymm10, dword ptr [{",
+                $r,
+                "} + ",
+                $o,
+                "]\n",
+                $flip,
+                "vpmaddubsw ymm13, ymm10, ymmword ptr [{b} + ",
+                $at,
+                "]\n",
+                "vpaddw ymm11, ymm11, ymm13\n",
+                "vpmaddubsw ymm13, ymm10, ymmword ptr [{b} + ",
+                $at2,
+                "]\n",
+                "vpaddw ymm12, ymm12, ymm13\n",
+            )
+        };
+    }
+
+    /// One row, the group's end.
+    macro_rules! widen {
+        ($c0:tt, $c1:tt) => {
+            concat!(
+                "vpmaddwd ymm11, ymm11, ymm15\n",
+                "vpmaddwd ymm12, ymm12, ymm15\n",
+                "vpaddd ",
+                $c0,
+                ", ",
+                $c0,
+                ", ymm11\n",
+                "vpaddd ",
+                $c1,
+                ", ",
+                $c1,
+                ", ymm12\n",
+            )
+        };
+    }
+
+    /// One row of a group.
+    macro_rules! row {
+        (1, $flip:literal, $r:tt, $c0:tt, $c1:tt) => {
+            concat!(first!($flip, $r), widen!($c0, $c1))
+        };
+        (2, $flip:literal, $r:tt, $c0:tt, $c1:tt) => {
+            concat!(first!($flip, $r), next!($flip, $r, "r9", "64", "96"), widen!($c0, $c1))
+        };
+        (3, $flip:literal, $r:tt, $c0:tt, $c1:tt) => {
+            concat!(
+                first!($flip, $r),
+                next!($flip, $r, "r9", "64", "96"),
+                next!($flip, $r, "r10", "128", "160"),
+                widen!($c0, $c1)
+            )
+        };
+        (4, $flip:literal, $r:tt, $c0:tt, $c1:tt) => {
+            concat!(
+                first!($flip, $r),
+                next!($flip, $r, "r9", "64", "96"),
+                next!($flip, $r, "r10", "128", "160"),
+                next!($flip, $r, "r11", "192", "224"),
+                widen!($c0, $c1)
+            )
+        };
+    }
+
+    /// The offsets of a group, and the way to the next.
+    macro_rules! offsets {
+        (1) => {
+            "mov r8d, dword ptr [{at}]\nadd {at}, 4\n"
+        };
+        (2) => {
+            "mov r8d, dword ptr [{at}]\nmov r9d, dword ptr [{at} + 4]\nadd {at}, 8\n"
+        };
+        (3) => {
+            concat!(
+                "mov r8d, dword ptr [{at}]\nmov r9d, dword ptr [{at} + 4]\nmov r10d, dword ptr [{at} + 8]\n",
+                "add {at}, 12\n"
+            )
+        };
+        (4) => {
+            concat!(
+                "mov r8d, dword ptr [{at}]\nmov r9d, dword ptr [{at} + 4]\nmov r10d, dword ptr [{at} + 8]\n",
+                "mov r11d, dword ptr [{at} + 12]\nadd {at}, 16\n"
+            )
+        };
+    }
+
+    /// All groups of `$depth` steps, of which there are `$n`.
+    macro_rules! groups {
+        ($depth:tt, $flip:literal, $n:expr, $at:ident, $b:ident, $rows:ident, $c:ident,
+         [$($i:tt $r:tt $name:ident $c0:tt $c1:tt),*]) => {
+            if $n > 0 {
+                asm!(
+                    "2:",
+                    offsets!($depth),
+                    $(row!($depth, $flip, $r, $c0, $c1),)*
+                    concat!("add {b}, 64*", $depth),
+                    "dec {n:e}",
+                    "jnz 2b",
+                    b = inout(reg) $b,
+                    at = inout(reg) $at,
+                    n = inout(reg) $n => _,
+                    $($name = in(reg) $rows[$i],)*
+                    $(inout($c0) $c[$i][0], inout($c1) $c[$i][1],)*
+                    out("r8") _,
+                    out("r9") _,
+                    out("r10") _,
+                    out("r11") _,
+                    out("ymm10") _,
+                    out("ymm11") _,
+                    out("ymm12") _,
+                    out("ymm13") _,
+                    in("ymm14") _mm256_set1_epi8(-128),
+                    in("ymm15") _mm256_set1_epi16(1),
+                    options(nostack, readonly),
+                );
+            }
+        };
+    }
+
+    /// The sums of a tile's rows, columns 0–7 and 8–15.
+    macro_rules! tile {
+        ($name:ident, $height:literal, $flip:literal, $rows:tt) => {
+            /// # Safety
+            /// Every step of every row lies inside A, and the host has the level.
+            #[inline]
+            #[target_feature(enable = "avx2,fma")]
+            unsafe fn $name(task: &PanelTask<'_>, bases: &[usize]) -> [[__m256i; 2]; $height] {
+                let rows: [*const u8; $height] =
+                    std::array::from_fn(|r| task.rows.data.as_ptr().wrapping_add(bases[r]));
+                let mut c = [[_mm256_setzero_si256(); 2]; $height];
+                let (mut b, mut at) = (task.weights.as_ptr(), task.offsets.as_ptr());
+                let [ones, twos, threes, fours] = task.groups;
+                // SAFETY: this function's contract; the groups are those of the weights and of the offsets. The code reads them
+                // and the rows, and writes registers that it names.
+                unsafe {
+                    groups!(4, $flip, fours, at, b, rows, c, $rows);
+                    groups!(3, $flip, threes, at, b, rows, c, $rows);
+                    groups!(2, $flip, twos, at, b, rows, c, $rows);
+                    groups!(1, $flip, ones, at, b, rows, c, $rows);
+                }
+                let _ = (b, at);
+                c
+            }
+        };
+    }
+
+    /// The tiles of every height, of u8 and of i8.
+    macro_rules! heights {
+        ($($unsigned:ident $signed:ident $height:literal $rows:tt)*) => {
+            $(
+                tile!($unsigned, $height, "", $rows);
+                tile!($signed, $height, "vpxor ymm10, ymm10, ymm14\n", $rows);
+            )*
+        };
+    }
+
+    heights! {
+        one_u8 one_i8 1 [0 "r0" r0 "ymm0" "ymm1"]
+        two_u8 two_i8 2 [0 "r0" r0 "ymm0" "ymm1", 1 "r1" r1 "ymm2" "ymm3"]
+        three_u8 three_i8 3 [0 "r0" r0 "ymm0" "ymm1", 1 "r1" r1 "ymm2" "ymm3", 2 "r2" r2 "ymm4" "ymm5"]
+        four_u8 four_i8 4 [
+            0 "r0" r0 "ymm0" "ymm1", 1 "r1" r1 "ymm2" "ymm3", 2 "r2" r2 "ymm4" "ymm5", 3 "r3" r3 "ymm6" "ymm7"
+        ]
+        five_u8 five_i8 5 [
+            0 "r0" r0 "ymm0" "ymm1", 1 "r1" r1 "ymm2" "ymm3", 2 "r2" r2 "ymm4" "ymm5", 3 "r3" r3 "ymm6" "ymm7",
+            4 "r4" r4 "ymm8" "ymm9"
+        ]
+    }
+
+    /// A task's rows by one panel.
+    ///
+    /// # Safety
+    /// Every step of every row lies inside A, and the host has the level.
+    #[target_feature(enable = "avx2,fma")]
+    pub(in crate::int8) unsafe fn panel<T: Target>(task: &PanelTask<'_>, finish: &QFinish<'_, T>) {
+        let columns = finish.columns(task.col, task.cols);
+        for tile in task.tiles() {
+            let bases = &task.rows.bases[tile.clone()];
+            // SAFETY: this function's contract.
+            unsafe {
+                match (task.x, bases.len()) {
+                    (ByteType::U8, 1) => columns.put(tile.start, &one_u8(task, bases)),
+                    (ByteType::U8, 2) => columns.put(tile.start, &two_u8(task, bases)),
+                    (ByteType::U8, 3) => columns.put(tile.start, &three_u8(task, bases)),
+                    (ByteType::U8, 4) => columns.put(tile.start, &four_u8(task, bases)),
+                    (ByteType::U8, _) => columns.put(tile.start, &five_u8(task, bases)),
+                    (ByteType::I8, 1) => columns.put(tile.start, &one_i8(task, bases)),
+                    (ByteType::I8, 2) => columns.put(tile.start, &two_i8(task, bases)),
+                    (ByteType::I8, 3) => columns.put(tile.start, &three_i8(task, bases)),
+                    (ByteType::I8, 4) => columns.put(tile.start, &four_i8(task, bases)),
+                    (ByteType::I8, _) => columns.put(tile.start, &five_i8(task, bases)),
+                }
+            }
+        }
+    }
+}
