@@ -5,8 +5,7 @@
 use super::{
     ByteType, QEpilogue, QOut, QTensor,
     depthwise::{self, PackedDepthwise},
-    epilogue::{Columns, QFinish},
-    finish::{Rounding, Target, WithTarget, with_target},
+    epilogue::{Columns, Out, QFinish},
     gemm::check_depth,
     product::{PackedProduct, multiply, shifted_zero},
 };
@@ -15,7 +14,6 @@ use crate::{
     conv::ConvShape,
     conv_last::direct::{run, runs},
     error::check_len,
-    pool::Disjoint,
 };
 
 const NAME: &str = "qconv_last";
@@ -99,7 +97,7 @@ pub fn qconv_last(
     };
     let columns = Columns::new(NAME, x, &w.sums, zero, epilogue)?;
     if y.len() > 0 {
-        with_target(y, Convolution { cx, shape, x, w, columns: &columns, epilogue });
+        Convolution { cx, shape, x, w, columns: &columns, epilogue }.run(&Out::new(y));
     }
     Ok(())
 }
@@ -113,18 +111,15 @@ struct Convolution<'a> {
     epilogue: &'a QEpilogue<'a>,
 }
 
-impl WithTarget for Convolution<'_> {
-    fn run<T: Target>(self, y: &mut [T], rounding: Rounding) {
-        let y = Disjoint::new(y);
+impl Convolution<'_> {
+    fn run(&self, y: &Out<'_>) {
         let finish = |first_row, first_col| QFinish {
-            isa: self.cx.isa.usable(),
-            y: &y,
+            y,
             stride: self.shape.out_channels,
             first_row,
             first_col,
             columns: self.columns,
             residual: self.epilogue.residual,
-            rounding,
         };
         // The low byte of a zero point is its pattern in either type.
         let (cx, s, x, fill) = (self.cx, self.shape, self.x.data.raw(), self.x.zero as u8);
@@ -136,8 +131,8 @@ impl WithTarget for Convolution<'_> {
                 });
             }
             Weights::Depthwise(packed) => match self.w.x {
-                ByteType::I8 => depthwise::run::<true, T>(cx, s, x, fill, packed, &finish(0, 0)),
-                ByteType::U8 => depthwise::run::<false, T>(cx, s, x, fill, packed, &finish(0, 0)),
+                ByteType::I8 => depthwise::run::<true>(cx, s, x, fill, packed, &finish(0, 0)),
+                ByteType::U8 => depthwise::run::<false>(cx, s, x, fill, packed, &finish(0, 0)),
             },
         }
     }

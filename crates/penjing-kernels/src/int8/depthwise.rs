@@ -3,7 +3,7 @@
 //! Neighbouring channels fill a register. Two taps at a time are widened to i16, interleaved, and multiplied and added by
 //! `vpmaddwd`, which cannot saturate: 2·255·128 is far below 2³¹. A tap outside the image reads a line of zero points.
 
-use super::{epilogue::QFinish, finish::Target};
+use super::epilogue::QFinish;
 use crate::{
     Ctx, Isa,
     conv::ConvShape,
@@ -49,13 +49,13 @@ impl PackedDepthwise {
 }
 
 /// Hands the sums Σ x·w of every output pixel to `sink`, x being u8 or, with `SIGNED`, i8; padding is `fill`.
-pub(super) fn run<const SIGNED: bool, T: Target>(
+pub(super) fn run<const SIGNED: bool>(
     cx: Ctx<'_>,
     s: &ConvShape,
     x: &[u8],
     fill: u8,
     w: &PackedDepthwise,
-    sink: &QFinish<'_, T>,
+    sink: &QFinish<'_>,
 ) {
     let [oh, ow] = s.output;
     let rows = s.batch * oh;
@@ -71,8 +71,8 @@ pub(super) fn run<const SIGNED: bool, T: Target>(
             match cx.isa.usable() {
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: the host has the level.
-                Isa::Avx2 => unsafe { x86::line::<SIGNED, T>(&line, sink) },
-                _ => line.plain::<SIGNED, T>(0..s.out_channels, sink),
+                Isa::Avx2 => unsafe { x86::line::<SIGNED>(&line, sink) },
+                _ => line.plain::<SIGNED>(0..s.out_channels, sink),
             }
         }
     });
@@ -107,7 +107,7 @@ struct Line<'a> {
 
 impl Line<'_> {
     /// The channels from a multiple of 16 on, by the definition.
-    fn plain<const SIGNED: bool, T: Target>(&self, channels: Range<usize>, sink: &QFinish<'_, T>) {
+    fn plain<const SIGNED: bool>(&self, channels: Range<usize>, sink: &QFinish<'_>) {
         let value = |x: u8| if SIGNED { i32::from(x as i8) } else { i32::from(x) };
         let mut acc = Acc([[0; NR]; MR]);
         for (pixel, taps) in self.taps.chunks_exact(2 * self.w.pairs).enumerate() {
@@ -129,11 +129,11 @@ impl Line<'_> {
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{Acc, Line, MR, NR, QFinish, Target};
+    use super::{Acc, Line, MR, NR, QFinish};
     use std::arch::x86_64::*;
 
     #[target_feature(enable = "avx2,fma")]
-    pub(super) fn line<const SIGNED: bool, T: Target>(line: &Line<'_>, sink: &QFinish<'_, T>) {
+    pub(super) fn line<const SIGNED: bool>(line: &Line<'_>, sink: &QFinish<'_>) {
         let pairs = line.w.pairs;
         let pixels = line.taps.len() / (2 * pairs).max(1);
         let whole = line.channels / NR * NR;
@@ -150,7 +150,7 @@ mod x86 {
                 sink.put(line.first + begin, end - begin, first, NR, &acc);
             }
         }
-        line.plain::<SIGNED, T>(whole..line.channels, sink);
+        line.plain::<SIGNED>(whole..line.channels, sink);
     }
 
     /// The sums of 16 channels of one pixel.

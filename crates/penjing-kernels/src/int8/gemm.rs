@@ -2,15 +2,13 @@
 
 use super::{
     ByteType, MAX_DEPTH, QEpilogue, QOut, QTensor,
-    epilogue::{Columns, QFinish},
-    finish::{Rounding, Target, WithTarget, with_target},
+    epilogue::{Columns, Out, QFinish},
     product::{PackedProduct, multiply, shifted_zero},
 };
 use crate::{
     Ctx, KernelError,
     error::{check_len, product},
     igemm::{Rows, TASK_ROWS},
-    pool::Disjoint,
     scratch::with_scratch,
 };
 
@@ -87,7 +85,7 @@ pub fn qgemm(
     epilogue.check(NAME, y.len())?;
     let columns = Columns::new(NAME, x, &w.sums, shifted_zero(w.x, x.zero), epilogue)?;
     if y.len() > 0 {
-        with_target(y, Product { cx, m, x: x.data.raw(), w, columns: &columns, epilogue });
+        Product { cx, m, x: x.data.raw(), w, columns: &columns, epilogue }.run(&Out::new(y));
     }
     Ok(())
 }
@@ -101,28 +99,25 @@ struct Product<'a> {
     epilogue: &'a QEpilogue<'a>,
 }
 
-impl WithTarget for Product<'_> {
-    fn run<T: Target>(self, y: &mut [T], rounding: Rounding) {
+impl Product<'_> {
+    fn run(&self, y: &Out<'_>) {
         let b = &self.w.product;
         let (m, k, n) = (self.m, self.w.k, self.w.n);
         let panels = b.panels();
         let row_tasks = m.div_ceil(TASK_ROWS);
         let col_tasks = FEW_TASKS.div_ceil(row_tasks).min(panels.div_ceil(TASK_COL_PANELS));
-        let y = Disjoint::new(y);
         let span = b.run_span();
         let task = |t: usize| {
             let (i, j) = (t % row_tasks, t / row_tasks);
             let rows = i * m / row_tasks..(i + 1) * m / row_tasks;
             let columns = j * panels / col_tasks..(j + 1) * panels / col_tasks;
             let sink = QFinish {
-                isa: self.cx.isa.usable(),
-                y: &y,
+                y,
                 stride: n,
                 first_row: rows.start,
                 first_col: 0,
                 columns: self.columns,
                 residual: self.epilogue.residual,
-                rounding,
             };
             let x = &self.x[rows.start * k..rows.end * k];
             let bases: Vec<usize> = (0..rows.len()).map(|r| r * span).collect();

@@ -7,18 +7,20 @@ mod conv_last;
 mod depthwise;
 mod dynamic;
 mod epilogue;
-mod finish;
 mod gemm;
 mod product;
 mod quantize;
+mod rounding;
 mod steps;
+#[cfg(target_arch = "x86_64")]
+mod store;
 mod tile;
 
 pub use conv_last::{PackedQConvLast, qconv_last};
 pub use dynamic::{dynamic_grid, dynamic_quantize};
-pub(crate) use finish::Rounding;
 pub use gemm::{PackedQGemm, WeightLayout, qgemm};
 pub use quantize::{Scales, dequantize, fake_quant, quantize};
+pub(crate) use rounding::Rounding;
 
 use crate::{KernelError, error::check_len, gemm::Clamp};
 use bytemuck::Pod;

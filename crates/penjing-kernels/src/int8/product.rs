@@ -6,7 +6,6 @@
 use super::{
     ByteType,
     epilogue::QFinish,
-    finish::Target,
     steps::{DEPTH, Grouped, Grouping, STEP, Step},
     tile,
 };
@@ -134,13 +133,13 @@ pub(super) fn shifted_zero(x: ByteType, zero: i32) -> i32 {
 /// # Panics
 /// A run of a row lies outside `rows.data` or 4 GiB or more from the row's place, or there are other numbers of runs in `rows`
 /// and `b`.
-pub(super) fn multiply<T: Target>(
+pub(super) fn multiply(
     isa: Isa,
     x: ByteType,
     rows: &Rows<'_, u8>,
     b: &PackedProduct,
     panels: Range<usize>,
-    finish: &QFinish<'_, T>,
+    finish: &QFinish<'_>,
 ) {
     assert!(rows.offsets.len() == b.runs && panels.end <= b.panels(), "rows and packed columns belong together");
     if rows.bases.is_empty() {
@@ -202,7 +201,7 @@ impl PanelTask<'_> {
     }
 
     /// By the definition.
-    fn plain<T: Target>(&self, finish: &QFinish<'_, T>) {
+    fn plain(&self, finish: &QFinish<'_>) {
         let flip = if self.x == ByteType::I8 { 128 } else { 0 };
         for tile in self.tiles() {
             let mut acc = Acc([[0i32; NR]; MR]);

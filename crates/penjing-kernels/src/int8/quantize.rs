@@ -1,6 +1,6 @@
 //! Between f32 and int8.
 
-use super::{Byte, Bytes, BytesMut, Grid, Limits, finish::Rounding};
+use super::{Byte, Bytes, BytesMut, Grid, Limits, rounding::Rounding};
 use crate::{
     Ctx, KernelError,
     error::{check_len, product},

@@ -8,7 +8,12 @@ pub(super) mod x86 {
     //! Registers: 0–9 sums, two a row; 10 four activations in every lane; 11, 12 the group's i16; 13 a product; 14 the sign
     //! bits that are inverted; 15 ones.
 
-    use crate::int8::{ByteType, epilogue::QFinish, finish::Target, product::PanelTask};
+    use crate::int8::{
+        ByteType,
+        epilogue::QFinish,
+        product::PanelTask,
+        store::{Store, WithStore, with_store},
+    };
     use std::arch::{asm, x86_64::*};
 
     /// One row, the first step of a group.
@@ -149,17 +154,18 @@ pub(super) mod x86 {
         };
     }
 
-    /// The sums of a tile's rows, columns 0–7 and 8–15.
+    /// Computes a tile and stores it.
     macro_rules! tile {
         ($name:ident, $height:literal, $flip:literal, $rows:tt) => {
             /// # Safety
             /// Every step of every row lies inside A, and the host has the level.
-            #[inline]
             #[target_feature(enable = "avx2,fma")]
-            unsafe fn $name(task: &PanelTask<'_>, bases: &[usize]) -> [[__m256i; 2]; $height] {
-                let rows: [*const u8; $height] =
-                    std::array::from_fn(|r| task.rows.data.as_ptr().wrapping_add(bases[r]));
-                let mut c = [[_mm256_setzero_si256(); 2]; $height];
+            unsafe fn $name<S: Store>(task: &PanelTask<'_>, first: usize, store: &S) {
+                let mut rows = [std::ptr::null::<u8>(); $height];
+                for (row, &base) in rows.iter_mut().zip(&task.rows.bases[first..]) {
+                    *row = task.rows.data.as_ptr().wrapping_add(base);
+                }
+                let mut c = [store.start(); $height];
                 let (mut b, mut at) = (task.weights.as_ptr(), task.offsets.as_ptr());
                 let [ones, twos, threes, fours] = task.groups;
                 // SAFETY: this function's contract; the groups are those of the weights and of the offsets. The code reads them
@@ -169,9 +175,9 @@ pub(super) mod x86 {
                     groups!(3, $flip, threes, at, b, rows, c, $rows);
                     groups!(2, $flip, twos, at, b, rows, c, $rows);
                     groups!(1, $flip, ones, at, b, rows, c, $rows);
+                    let _ = (b, at);
+                    store.put(first, &c);
                 }
-                let _ = (b, at);
-                c
             }
         };
     }
@@ -204,23 +210,30 @@ pub(super) mod x86 {
     /// # Safety
     /// Every step of every row lies inside A, and the host has the level.
     #[target_feature(enable = "avx2,fma")]
-    pub(in crate::int8) unsafe fn panel<T: Target>(task: &PanelTask<'_>, finish: &QFinish<'_, T>) {
-        let columns = finish.columns(task.col, task.cols);
-        for tile in task.tiles() {
-            let bases = &task.rows.bases[tile.clone()];
-            // SAFETY: this function's contract.
-            unsafe {
-                match (task.x, bases.len()) {
-                    (ByteType::U8, 1) => columns.put(tile.start, &one_u8(task, bases)),
-                    (ByteType::U8, 2) => columns.put(tile.start, &two_u8(task, bases)),
-                    (ByteType::U8, 3) => columns.put(tile.start, &three_u8(task, bases)),
-                    (ByteType::U8, 4) => columns.put(tile.start, &four_u8(task, bases)),
-                    (ByteType::U8, _) => columns.put(tile.start, &five_u8(task, bases)),
-                    (ByteType::I8, 1) => columns.put(tile.start, &one_i8(task, bases)),
-                    (ByteType::I8, 2) => columns.put(tile.start, &two_i8(task, bases)),
-                    (ByteType::I8, 3) => columns.put(tile.start, &three_i8(task, bases)),
-                    (ByteType::I8, 4) => columns.put(tile.start, &four_i8(task, bases)),
-                    (ByteType::I8, _) => columns.put(tile.start, &five_i8(task, bases)),
+    pub(in crate::int8) unsafe fn panel(task: &PanelTask<'_>, finish: &QFinish<'_>) {
+        // SAFETY: this function's contract.
+        unsafe { with_store(finish, task.col, task.cols, task) };
+    }
+
+    impl WithStore for &PanelTask<'_> {
+        #[inline(always)]
+        unsafe fn run<S: Store>(self, store: &S) {
+            for tile in self.tiles() {
+                let first = tile.start;
+                // SAFETY: this function's contract and that of `panel`.
+                unsafe {
+                    match (self.x, tile.len()) {
+                        (ByteType::U8, 1) => one_u8(self, first, store),
+                        (ByteType::U8, 2) => two_u8(self, first, store),
+                        (ByteType::U8, 3) => three_u8(self, first, store),
+                        (ByteType::U8, 4) => four_u8(self, first, store),
+                        (ByteType::U8, _) => five_u8(self, first, store),
+                        (ByteType::I8, 1) => one_i8(self, first, store),
+                        (ByteType::I8, 2) => two_i8(self, first, store),
+                        (ByteType::I8, 3) => three_i8(self, first, store),
+                        (ByteType::I8, 4) => four_i8(self, first, store),
+                        (ByteType::I8, _) => five_i8(self, first, store),
+                    }
                 }
             }
         }

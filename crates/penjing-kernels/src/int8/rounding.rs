@@ -1,8 +1,7 @@
-//! From i32 sums to stored results.
+//! Rounding to a grid.
 
-use super::{Byte, ByteType, Grid, Limits, QOut};
+use super::Grid;
 use crate::gemm::Clamp;
-use bytemuck::Pod;
 
 /// 1.5 · 2²³: adding it rounds an f32 below 2²² half to even, to an integer that stands in the low bits.
 const ROUND: f32 = 12_582_912.0;
@@ -63,45 +62,5 @@ impl Rounding {
         let limited = if limited > self.hi { self.hi } else { limited };
         let rounded = ((limited + ROUND).to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
         if q.is_nan() { self.nan } else { rounded.wrapping_add(self.zero) }
-    }
-}
-
-/// An element that results are stored as.
-pub(super) trait Target: Pod + Send + Sync {
-    /// The integer type; f32 has none.
-    const BYTE: Option<ByteType>;
-
-    /// `v` itself, or on the grid.
-    fn store(v: f32, rounding: Rounding) -> Self;
-}
-
-macro_rules! target {
-    ($t:ty, $byte:expr, $store:expr) => {
-        impl Target for $t {
-            const BYTE: Option<ByteType> = $byte;
-
-            #[inline(always)]
-            fn store(v: f32, rounding: Rounding) -> $t {
-                $store(v, rounding)
-            }
-        }
-    };
-}
-
-target!(f32, None, |v, _| v);
-target!(i8, Some(ByteType::I8), |v, r: Rounding| i8::narrow(r.apply_product(v)));
-target!(u8, Some(ByteType::U8), |v, r: Rounding| u8::narrow(r.apply_product(v)));
-
-/// What an output is called with once its type is known.
-pub(super) trait WithTarget {
-    fn run<T: Target>(self, y: &mut [T], rounding: Rounding);
-}
-
-/// Calls `f` with the elements of a checked output.
-pub(super) fn with_target(y: QOut<'_>, f: impl WithTarget) {
-    match y {
-        QOut::F32(y) => f.run(y, Rounding::new(Grid { scale: 1.0, zero: 0, limits: Limits::I8 })),
-        QOut::I8(y, grid) => f.run(y, Rounding::new(grid)),
-        QOut::U8(y, grid) => f.run(y, Rounding::new(grid)),
     }
 }

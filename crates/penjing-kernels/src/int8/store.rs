@@ -1,0 +1,475 @@
+//! The epilogue at the AVX2 level: straight code for the common results, since a tile of little depth takes hardly longer than its
+//! epilogue.
+//!
+//! A [`Store`] is what a task's panel ends in; [`with_store`] chooses it. All give the bits of [`QFinish::put`], which
+//! [`Any`] calls.
+
+use super::{
+    ByteType, Bytes, QResidual, QTensor,
+    epilogue::{Columns, Out, QFinish},
+};
+use crate::{
+    gemm::tile::{Acc, MR, NR},
+    pool::Disjoint,
+};
+use bytemuck::{Pod, Zeroable};
+use std::arch::x86_64::*;
+
+/// Takes the sums of up to 16 columns.
+pub(super) trait Store {
+    /// What sums begin with.
+    fn start(&self) -> [__m256i; 2];
+
+    /// Stores R rows from `row` on, columns 0–7 and 8–15.
+    ///
+    /// # Safety
+    /// The host has AVX2 and FMA.
+    unsafe fn put<const R: usize>(&self, row: usize, sums: &[[__m256i; 2]; R]);
+}
+
+/// What a [`Store`] is made for.
+pub(super) trait WithStore {
+    /// # Safety
+    /// The host has AVX2 and FMA.
+    unsafe fn run<S: Store>(self, store: &S);
+}
+
+/// Runs `f` with the store for `cols` columns from `col` on.
+///
+/// # Safety
+/// The host has AVX2 and FMA.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+pub(super) unsafe fn with_store(finish: &QFinish<'_>, col: usize, cols: usize, f: impl WithStore) {
+    let panel = Panel::new(finish, col, cols);
+    // SAFETY: this function's contract.
+    unsafe {
+        match (finish.y, finish.residual) {
+            (Out::F32(y), None) => f.run(&Reals { panel, y, residual: NoResidual }),
+            (Out::F32(y), Some(QResidual::F32(r))) => f.run(&Reals { panel, y, residual: RealResidual(r) }),
+            (Out::Codes(y, ..), residual) => match (Codes::new(finish), residual) {
+                (Some(codes), None) => f.run(&Rounded { panel, codes, y, residual: NoResidual }),
+                (Some(codes), Some(QResidual::Int(QTensor { data: Bytes::U8(r), scale, zero })))
+                    if scale.abs() < Columns::LARGE =>
+                {
+                    let residual = CodeResidual { r, scale: _mm256_set1_ps(scale), zero: _mm256_set1_epi32(zero) };
+                    f.run(&Rounded { panel, codes, y, residual });
+                }
+                _ => f.run(&Any { finish, col, cols }),
+            },
+            _ => f.run(&Any { finish, col, cols }),
+        }
+    }
+}
+
+/// The columns of a store.
+#[derive(Clone, Copy)]
+struct Panel {
+    /// Element of y at row 0.
+    first: usize,
+    stride: usize,
+    cols: usize,
+    scale: [__m256; 2],
+    bias: [__m256; 2],
+    constant: [__m256i; 2],
+    min: __m256,
+    max: __m256,
+}
+
+impl Panel {
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    fn new(finish: &QFinish<'_>, col: usize, cols: usize) -> Panel {
+        let (c, at) = (finish.columns, finish.first_col + col);
+        // SAFETY: a tile has 16 elements.
+        unsafe {
+            Panel {
+                first: finish.first_row * finish.stride + at,
+                stride: finish.stride,
+                cols,
+                scale: reals(Columns::tile(&c.scale, at).as_ptr()),
+                bias: reals(Columns::tile(&c.bias, at).as_ptr()),
+                constant: codes(Columns::tile(&c.constant, at).as_ptr()),
+                min: _mm256_set1_ps(c.clamp.min),
+                max: _mm256_set1_ps(c.clamp.max),
+            }
+        }
+    }
+
+    /// sum · scale + bias; the sums began with the constant.
+    ///
+    /// # Safety
+    /// The host has AVX2.
+    #[inline(always)]
+    unsafe fn real(&self, sums: [__m256i; 2]) -> [__m256; 2] {
+        // SAFETY: this function's contract.
+        unsafe {
+            [
+                _mm256_add_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(sums[0]), self.scale[0]), self.bias[0]),
+                _mm256_add_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(sums[1]), self.scale[1]), self.bias[1]),
+            ]
+        }
+    }
+}
+
+/// A tensor that is added to the results, or none.
+trait Residual {
+    type Element: Pod;
+
+    /// The elements; none are read where there is no tensor.
+    fn elements(&self) -> &[Self::Element];
+
+    /// `v` with 16 elements from `at` on added.
+    ///
+    /// # Safety
+    /// They are readable; the host has AVX2.
+    unsafe fn add(&self, v: [__m256; 2], at: *const Self::Element) -> [__m256; 2];
+}
+
+struct NoResidual;
+
+impl Residual for NoResidual {
+    type Element = u8;
+
+    #[inline(always)]
+    fn elements(&self) -> &[u8] {
+        &[]
+    }
+
+    #[inline(always)]
+    unsafe fn add(&self, v: [__m256; 2], _: *const u8) -> [__m256; 2] {
+        v
+    }
+}
+
+struct RealResidual<'a>(&'a [f32]);
+
+impl Residual for RealResidual<'_> {
+    type Element = f32;
+
+    #[inline(always)]
+    fn elements(&self) -> &[f32] {
+        self.0
+    }
+
+    #[inline(always)]
+    unsafe fn add(&self, v: [__m256; 2], at: *const f32) -> [__m256; 2] {
+        // SAFETY: this function's contract.
+        unsafe {
+            let r = reals(at);
+            [_mm256_add_ps(v[0], r[0]), _mm256_add_ps(v[1], r[1])]
+        }
+    }
+}
+
+struct CodeResidual<'a> {
+    r: &'a [u8],
+    scale: __m256,
+    zero: __m256i,
+}
+
+impl Residual for CodeResidual<'_> {
+    type Element = u8;
+
+    #[inline(always)]
+    fn elements(&self) -> &[u8] {
+        self.r
+    }
+
+    #[inline(always)]
+    unsafe fn add(&self, mut v: [__m256; 2], at: *const u8) -> [__m256; 2] {
+        for j in 0..2 {
+            // SAFETY: this function's contract.
+            unsafe {
+                let wide = _mm256_cvtepu8_epi32(_mm_loadl_epi64(at.add(8 * j).cast()));
+                let centred = _mm256_cvtepi32_ps(_mm256_sub_epi32(wide, self.zero));
+                v[j] = _mm256_add_ps(v[j], _mm256_mul_ps(centred, self.scale));
+            }
+        }
+        v
+    }
+}
+
+/// Where a tile's rows are written and its residual is read, `stride` elements from row to row.
+struct Place<T, E> {
+    y: *mut T,
+    residual: *const E,
+    stride: usize,
+}
+
+impl<T, E> Clone for Place<T, E> {
+    fn clone(&self) -> Place<T, E> {
+        *self
+    }
+}
+
+impl<T, E> Copy for Place<T, E> {}
+
+/// A store that writes rows of 16 elements straight from registers.
+trait Straight {
+    type Element: Pod;
+    type Added: Residual;
+
+    fn panel(&self) -> &Panel;
+
+    fn y(&self) -> &Disjoint<'_, Self::Element>;
+
+    fn residual(&self) -> &Self::Added;
+
+    /// Writes R rows.
+    ///
+    /// # Safety
+    /// The place has 16 elements a row; the host has AVX2 and FMA.
+    unsafe fn rows<const R: usize>(&self, sums: &[[__m256i; 2]; R], to: PlaceOf<Self>);
+}
+
+type PlaceOf<S> = Place<<S as Straight>::Element, <<S as Straight>::Added as Residual>::Element>;
+
+impl<S: Straight> Store for S {
+    #[inline(always)]
+    fn start(&self) -> [__m256i; 2] {
+        self.panel().constant
+    }
+
+    #[inline(always)]
+    unsafe fn put<const R: usize>(&self, row: usize, sums: &[[__m256i; 2]; R]) {
+        let Panel { first, stride, cols, .. } = *self.panel();
+        let (at, span) = (first + row * stride, (R - 1) * stride + cols);
+        let (y, r) = (self.y().at(at, span), self.residual().elements());
+        let r = if r.is_empty() { r } else { &r[at..at + span] };
+        // SAFETY: this function's contract; `at` checked the span, of which a task puts each of its elements once.
+        unsafe {
+            if cols == NR {
+                self.rows(sums, Place { y, residual: r.as_ptr(), stride });
+            } else {
+                part(self, at, r, sums);
+            }
+        }
+    }
+}
+
+/// As [`Store::put`], of fewer than 16 columns from element `at` on: through copies.
+///
+/// # Safety
+/// The host has AVX2 and FMA.
+#[inline(never)]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn part<S: Straight, const R: usize>(
+    store: &S,
+    at: usize,
+    r: &[<S::Added as Residual>::Element],
+    sums: &[[__m256i; 2]; R],
+) {
+    let Panel { stride, cols, .. } = *store.panel();
+    let mut added = [[Zeroable::zeroed(); NR]; R];
+    for (added, r) in added.iter_mut().zip(r.chunks(stride)) {
+        added[..cols].copy_from_slice(&r[..cols]);
+    }
+    let mut lines = [[S::Element::zeroed(); NR]; R];
+    // SAFETY: this function's contract; the copies have 16 elements a row.
+    unsafe { store.rows(sums, Place { y: lines.as_mut_ptr().cast(), residual: added.as_ptr().cast(), stride: NR }) };
+    for (i, line) in lines.iter().enumerate() {
+        // SAFETY: each output element belongs to one task, which puts it once; `slice` checks the range.
+        unsafe { store.y().slice(at + i * stride, cols) }.copy_from_slice(&line[..cols]);
+    }
+}
+
+/// Results in f32.
+struct Reals<'a, A> {
+    panel: Panel,
+    y: &'a Disjoint<'a, f32>,
+    residual: A,
+}
+
+impl<A: Residual> Straight for Reals<'_, A> {
+    type Element = f32;
+    type Added = A;
+
+    #[inline(always)]
+    fn panel(&self) -> &Panel {
+        &self.panel
+    }
+
+    #[inline(always)]
+    fn y(&self) -> &Disjoint<'_, f32> {
+        self.y
+    }
+
+    #[inline(always)]
+    fn residual(&self) -> &A {
+        &self.residual
+    }
+
+    #[inline(always)]
+    unsafe fn rows<const R: usize>(&self, sums: &[[__m256i; 2]; R], to: PlaceOf<Self>) {
+        for r in 0..R {
+            // SAFETY: this function's contract.
+            unsafe {
+                let v = self.panel.real(sums[r]);
+                let v = self.residual.add(v, to.residual.wrapping_add(r * to.stride));
+                for j in 0..2 {
+                    let (min, max) = (self.panel.min, self.panel.max);
+                    // Comparisons that are false for NaN keep it.
+                    let v = _mm256_blendv_ps(v[j], min, _mm256_cmp_ps::<_CMP_LE_OQ>(v[j], min));
+                    let v = _mm256_blendv_ps(v, max, _mm256_cmp_ps::<_CMP_GE_OQ>(v, max));
+                    _mm256_storeu_ps(to.y.add(r * to.stride + 8 * j), v);
+                }
+            }
+        }
+    }
+}
+
+/// How reals become codes of either type.
+#[derive(Clone, Copy)]
+struct Codes {
+    inverse: __m256,
+    /// The greatest quotient; the least needs no care, since what is too small for an i32 becomes the least i32.
+    most: __m256,
+    /// Of u8 codes: those of i8 are computed with a zero point that is greater by 128, and their highest bit is inverted.
+    zero: __m256i,
+    lo: __m256i,
+    hi: __m256i,
+    flip: __m256i,
+}
+
+impl Codes {
+    /// None where a step may make a NaN.
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    fn new(finish: &QFinish<'_>) -> Option<Codes> {
+        let Out::Codes(_, byte, rounding) = finish.y else {
+            return None;
+        };
+        let shift = if *byte == ByteType::I8 { 128 } else { 0 };
+        let r = rounding.within(finish.columns.clamp).filter(|_| finish.columns.tame)?;
+        let code = |limit: f32| (limit.round_ties_even() as i32 + r.zero + shift) as u8 as i8;
+        Some(Codes {
+            inverse: _mm256_set1_ps(r.inverse),
+            most: _mm256_set1_ps(r.hi),
+            zero: _mm256_set1_epi16((r.zero + shift) as i16),
+            lo: _mm256_set1_epi8(code(r.lo)),
+            hi: _mm256_set1_epi8(code(r.hi)),
+            flip: _mm256_set1_epi8(shift as u8 as i8),
+        })
+    }
+
+    /// A row's codes as i16, before their limits: columns 0–3 and 8–11, then 4–7 and 12–15.
+    ///
+    /// # Safety
+    /// The host has AVX2.
+    #[inline(always)]
+    unsafe fn words(&self, v: [__m256; 2]) -> __m256i {
+        // SAFETY: this function's contract.
+        unsafe {
+            let a = _mm256_cvtps_epi32(_mm256_min_ps(_mm256_mul_ps(v[0], self.inverse), self.most));
+            let b = _mm256_cvtps_epi32(_mm256_min_ps(_mm256_mul_ps(v[1], self.inverse), self.most));
+            _mm256_adds_epi16(_mm256_packs_epi32(a, b), self.zero)
+        }
+    }
+
+    /// Two rows of codes.
+    ///
+    /// # Safety
+    /// The host has AVX2.
+    #[inline(always)]
+    unsafe fn bytes(&self, even: __m256i, odd: __m256i) -> __m256i {
+        // SAFETY: this function's contract.
+        unsafe {
+            let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+            let bytes = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(even, odd), order);
+            _mm256_xor_si256(_mm256_min_epu8(_mm256_max_epu8(bytes, self.lo), self.hi), self.flip)
+        }
+    }
+}
+
+/// Results on a grid.
+struct Rounded<'a, A> {
+    panel: Panel,
+    codes: Codes,
+    y: &'a Disjoint<'a, u8>,
+    residual: A,
+}
+
+impl<A: Residual> Straight for Rounded<'_, A> {
+    type Element = u8;
+    type Added = A;
+
+    #[inline(always)]
+    fn panel(&self) -> &Panel {
+        &self.panel
+    }
+
+    #[inline(always)]
+    fn y(&self) -> &Disjoint<'_, u8> {
+        self.y
+    }
+
+    #[inline(always)]
+    fn residual(&self) -> &A {
+        &self.residual
+    }
+
+    #[inline(always)]
+    unsafe fn rows<const R: usize>(&self, sums: &[[__m256i; 2]; R], to: PlaceOf<Self>) {
+        // SAFETY: this function's contract.
+        unsafe {
+            let mut words = [_mm256_setzero_si256(); R];
+            for r in 0..R {
+                let v = self.panel.real(sums[r]);
+                words[r] = self.codes.words(self.residual.add(v, to.residual.wrapping_add(r * to.stride)));
+            }
+            let mut r = 0;
+            while r < R {
+                let bytes = self.codes.bytes(words[r], words[if r + 1 < R { r + 1 } else { r }]);
+                let y = to.y.add(r * to.stride);
+                _mm_storeu_si128(y.cast(), _mm256_castsi256_si128(bytes));
+                if r + 1 < R {
+                    _mm_storeu_si128(y.add(to.stride).cast(), _mm256_extracti128_si256::<1>(bytes));
+                }
+                r += 2;
+            }
+        }
+    }
+}
+
+/// Every other result.
+struct Any<'a> {
+    finish: &'a QFinish<'a>,
+    col: usize,
+    cols: usize,
+}
+
+impl Store for Any<'_> {
+    #[inline(always)]
+    fn start(&self) -> [__m256i; 2] {
+        Zeroable::zeroed()
+    }
+
+    #[inline(always)]
+    unsafe fn put<const R: usize>(&self, row: usize, sums: &[[__m256i; 2]; R]) {
+        let mut acc = Acc([[0; NR]; MR]);
+        for (acc, sums) in acc.0.iter_mut().zip(sums) {
+            for (j, &sums) in sums.iter().enumerate() {
+                // SAFETY: a row has 16 elements.
+                unsafe { _mm256_storeu_si256(acc.as_mut_ptr().add(8 * j).cast(), sums) };
+            }
+        }
+        self.finish.put(row, R, self.col, self.cols, &acc);
+    }
+}
+
+/// # Safety
+/// 16 elements are readable; the host has AVX2.
+#[inline(always)]
+unsafe fn reals(v: *const f32) -> [__m256; 2] {
+    // SAFETY: this function's contract.
+    unsafe { [_mm256_loadu_ps(v), _mm256_loadu_ps(v.add(8))] }
+}
+
+/// # Safety
+/// 16 elements are readable; the host has AVX2.
+#[inline(always)]
+unsafe fn codes(v: *const i32) -> [__m256i; 2] {
+    // SAFETY: this function's contract.
+    unsafe { [_mm256_loadu_si256(v.cast()), _mm256_loadu_si256(v.add(8).cast())] }
+}
