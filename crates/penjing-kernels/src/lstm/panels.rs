@@ -16,6 +16,8 @@ use std::ops::Range;
 const MAX_VECTORS: usize = 4;
 /// How many elements ahead of their use weights are asked for: 4 KiB.
 const AHEAD: usize = 1024;
+/// Depth of a block, which all tiles of rows multiply before the next one: 64 KiB of a panel stay in the second-level cache.
+const BLOCK: usize = 512;
 /// Units of a task are a multiple of this, which is one of every panel's width.
 const TASK_UNITS: usize = LANES * MAX_VECTORS;
 /// Multiply-adds of a task, about: few enough to share a step among threads, enough to hide the sharing.
@@ -135,23 +137,28 @@ unsafe fn tiles<V: Lanes, const N: usize>(
     stride: usize,
 ) {
     let count = rows.div_ceil(3);
-    for i in 0..count {
-        let (row, end) = (rows * i / count, rows * (i + 1) / count);
-        // SAFETY: the contract; the tile's rows are inside.
-        unsafe {
-            let (x, sums) = (x.add(row * p.depth), sums.add(row * p.gates * stride));
-            match end - row {
-                3 => tile::<V, N, 3>(p, x, panel, sums, stride),
-                2 => tile::<V, N, 2>(p, x, panel, sums, stride),
-                _ => tile::<V, N, 1>(p, x, panel, sums, stride),
+    for first in (0..p.depth).step_by(BLOCK) {
+        let k = first..p.depth.min(first + BLOCK);
+        for i in 0..count {
+            let (row, end) = (rows * i / count, rows * (i + 1) / count);
+            // SAFETY: the contract; the tile's rows are inside.
+            unsafe {
+                let (x, sums) = (x.add(row * p.depth), sums.add(row * p.gates * stride));
+                match end - row {
+                    3 => tile::<V, N, 3>(p, &k, x, panel, sums, stride),
+                    2 => tile::<V, N, 2>(p, &k, x, panel, sums, stride),
+                    _ => tile::<V, N, 1>(p, &k, x, panel, sums, stride),
+                }
             }
         }
     }
 }
 
+/// The part of the depth `k`, added to what the sums hold unless it is the first.
 #[inline(always)]
 unsafe fn tile<V: Lanes, const N: usize, const R: usize>(
     p: Panels,
+    k: &Range<usize>,
     x: *const f32,
     panel: &[f32],
     sums: *mut f32,
@@ -159,9 +166,17 @@ unsafe fn tile<V: Lanes, const N: usize, const R: usize>(
 ) {
     // SAFETY: the contract of `multiply`, for R rows; `panel` has `depth * N * LANES` elements.
     unsafe {
+        let place = |r: usize, v: usize| sums.add((r * p.gates + v / p.width) * stride + v % p.width * LANES);
         let mut acc = [[V::splat(0.0); N]; R];
-        let mut at = panel.as_ptr();
-        for k in 0..p.depth {
+        if k.start > 0 {
+            for r in 0..R {
+                for v in 0..N {
+                    acc[r][v] = V::load(place(r, v));
+                }
+            }
+        }
+        let mut at = panel.as_ptr().add(k.start * N * LANES);
+        for k in k.clone() {
             for line in 0..(N * LANES).div_ceil(16) {
                 prefetch_near(at.wrapping_add(AHEAD + line * 16));
             }
@@ -180,8 +195,7 @@ unsafe fn tile<V: Lanes, const N: usize, const R: usize>(
         }
         for r in 0..R {
             for v in 0..N {
-                let gate = r * p.gates + v / p.width;
-                acc[r][v].store(sums.add(gate * stride + v % p.width * LANES));
+                acc[r][v].store(place(r, v));
             }
         }
     }
