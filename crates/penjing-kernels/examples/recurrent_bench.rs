@@ -7,8 +7,10 @@
 
 use penjing_kernels::{
     Ctx, Isa, KernelError, Pool, fma_peak,
+    int8::{ByteType, Bytes, QTensor},
     lstm::{
-        LstmDirection, LstmGrads, LstmOutputs, LstmShape, LstmTape, LstmWeights, PackedLstm, Weights, lstm, lstm_grad,
+        LstmDirection, LstmGrads, LstmOutputs, LstmShape, LstmTape, LstmWeights, PackedLstm, PackedQLstm,
+        QLstmOperands, QLstmWeights, Weights, lstm, lstm_grad, qlstm,
     },
 };
 use penjing_tensor::Rng;
@@ -26,6 +28,11 @@ fn main() -> Result<(), KernelError> {
     for batch in [1, 4, 16] {
         if "lstm".contains(&filter) {
             forward(cx, batch)?;
+        }
+    }
+    for batch in [1, 4] {
+        if "qlstm".contains(&filter) {
+            integer(cx, batch)?;
         }
     }
     if "lstm_grad".contains(&filter) {
@@ -52,6 +59,22 @@ fn forward(cx: Ctx<'_>, batch: usize) -> Result<(), KernelError> {
     measure(cx, &format!("lstm b{batch}"), 4.0 * (STEPS * batch * 4 * UNITS * UNITS) as f64, 4, || {
         let out = LstmOutputs { y: &mut y, h: &mut h, c: &mut c, reserve: None };
         lstm(cx, &s, &x, LstmWeights::Packed(&packed), &zero, &zero, out)
+    })
+}
+
+/// Weights within 64, as `penjing quantize` makes them.
+fn integer(cx: Ctx<'_>, batch: usize) -> Result<(), KernelError> {
+    let s = shape(batch);
+    let bytes = |name| values(name, 4 * UNITS * UNITS).into_iter().map(|v| (v * 1280.0) as i8).collect::<Vec<_>>();
+    let (w, r, b) = (bytes("w"), bytes("r"), values("b", 8 * UNITS));
+    let packed = PackedQLstm::new(&s, QLstmWeights { w: &w, r: &r }, ByteType::U8)?;
+    let (codes, zero) = (vec![131u8; STEPS * batch * UNITS], vec![0f32; batch * UNITS]);
+    let (mut y, mut h, mut c) = (vec![0f32; codes.len()], zero.clone(), zero.clone());
+    let scale = vec![0.001f32; 4 * UNITS];
+    let operands = QLstmOperands { w_scale: &scale, r_scale: &scale, b: &b, h0: &zero, c0: &zero };
+    measure(cx, &format!("qlstm b{batch}"), 4.0 * (STEPS * batch * 4 * UNITS * UNITS) as f64, 1, || {
+        let x = QTensor { data: Bytes::U8(&codes), scale: 0.1, zero: 128 };
+        qlstm(cx, &s, x, &packed, &operands, LstmOutputs { y: &mut y, h: &mut h, c: &mut c, reserve: None })
     })
 }
 

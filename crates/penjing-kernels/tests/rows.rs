@@ -17,7 +17,10 @@ use penjing_kernels::{
         ByteType, Bytes, BytesMut, Grid, Limits, PackedQConvLast, PackedQGemm, QEpilogue, QOut, QTensor, Scales,
         WeightLayout, dequantize, fake_quant, qconv_last, qgemm, quantize,
     },
-    lstm::{LstmDirection, LstmGrads, LstmOutputs, LstmShape, LstmTape, LstmWeights, Weights, lstm, lstm_grad},
+    lstm::{
+        LstmDirection, LstmGrads, LstmOutputs, LstmShape, LstmTape, LstmWeights, PackedQLstm, QLstmOperands,
+        QLstmWeights, Weights, lstm, lstm_grad, qlstm,
+    },
     movement::{ElemSize, concat, expand, gather, gather_grad, one_hot, pad, permute, slice},
     norm::{batch_norm_grad, batch_norm_train, group_norm, layer_norm, layer_norm_grad, rms_norm},
     pool_last::{avg_pool_last, max_pool_last, max_pool_last_i8, max_pool_last_u8},
@@ -76,6 +79,7 @@ fn run(row: &KernelRow, cx: Ctx<'_>) -> Vec<Point> {
         "softmax" | "log_softmax" | "softmax_grad" | "log_softmax_grad" => soft(cx, op),
         "gather_grad" => gather_gradient(cx),
         "attention" => attend(cx),
+        "lstm" if from != "f32" => integer_recurrent(cx, from),
         "lstm" | "lstm_grad" => recurrent(cx, op),
         "quantize" | "dequantize" | "fake_quant" => quantization(cx, from, to, op),
         _ => norm(cx, op),
@@ -592,6 +596,30 @@ fn gather_gradient(cx: Ctx<'_>) -> Vec<Point> {
         }
     }
     points(&dst, &want, 3, 3.0)
+}
+
+/// One unit, one input, one step, weights and activations at their limits.
+fn integer_recurrent(cx: Ctx<'_>, from: &str) -> Vec<Point> {
+    let shape = LstmShape { steps: 1, batch: 1, input: 1, hidden: 1, direction: LstmDirection::Forward };
+    let (w, r, b) = ([-128i8, 127, 90, -77], [127i8, -128, -3, 55], values("b", 8));
+    let (x, dtype, q): (_, _, f64) = match from {
+        "qs8" => (Bytes::I8(&[-128]), ByteType::I8, -128.0),
+        _ => (Bytes::U8(&[255]), ByteType::U8, 255.0),
+    };
+    let scale = [0.004f32; 4];
+    let packed = PackedQLstm::new(&shape, QLstmWeights { w: &w, r: &r }, dtype).unwrap();
+    let operands = QLstmOperands { w_scale: &scale, r_scale: &scale, b: &b, h0: &[0.25], c0: &[-0.5] };
+    let (mut y, mut h, mut c) = ([0.0], [0.0], [0.0]);
+    let out = LstmOutputs { y: &mut y, h: &mut h, c: &mut c, reserve: None };
+    qlstm(cx, &shape, QTensor { data: x, scale: 0.01, zero: 9 }, &packed, &operands, out).unwrap();
+    // One value above 0 is the last code of its own grid, and so itself.
+    let pre: [f64; 4] = std::array::from_fn(|g| {
+        let of_x = f64::from(w[g]) * (q - 9.0) * f64::from(0.01f32) * f64::from(scale[g]);
+        of_x + f64::from(r[g]) * 0.25 * f64::from(scale[g]) + f64::from(b[g]) + f64::from(b[4 + g])
+    });
+    let sigmoid = |v: f64| 1.0 / (1.0 + (-v).exp());
+    let cell = sigmoid(pre[2]) * -0.5 + sigmoid(pre[0]) * pre[3].tanh();
+    points(&[y[0], c[0]], &[sigmoid(pre[1]) * cell.tanh(), cell], 2, 1.0)
 }
 
 /// One unit, one input, two steps: h and c by hand, the gradient of x by central differences.

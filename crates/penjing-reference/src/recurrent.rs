@@ -13,13 +13,13 @@ use penjing_tensor::{DType, Tensor};
 pub(crate) enum Hidden {
     /// The state itself.
     Real,
-    /// The state of all batch rows on the U8 grid of its own range.
+    /// The state of each batch row on the U8 grid of its own range.
     OwnGrid,
 }
 
 /// The values as `DynamicQuantize` rounds them.
-fn on_own_grid(values: Vec<f64>) -> Result<Vec<f64>, RefError> {
-    let x = Tensor::from_vec(&[values.len()], values.into_iter().map(|v| v as f32).collect())?;
+fn on_own_grid(values: &[f64]) -> Result<Vec<f64>, RefError> {
+    let x = Tensor::from_vec(&[values.len()], values.iter().map(|&v| v as f32).collect())?;
     let parts = dynamic_quantize(&x)?;
     let scheme = QuantScheme { dtype: DType::U8, axis: None, narrow: false };
     Ok(dequantize([&parts[0], &parts[1], &parts[2]], &scheme)?.to_f64s())
@@ -71,7 +71,7 @@ pub(crate) fn lstm(
             let whole = hs[d * n.b * n.h..][..n.b * n.h].to_vec();
             let before = match hidden {
                 Hidden::Real => whole,
-                Hidden::OwnGrid => on_own_grid(whole)?,
+                Hidden::OwnGrid => whole.chunks(n.h.max(1)).map(on_own_grid).collect::<Result<Vec<_>, _>>()?.concat(),
             };
             for b in 0..n.b {
                 let state = (d * n.b + b) * n.h;

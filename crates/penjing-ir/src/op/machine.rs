@@ -214,8 +214,8 @@ pub enum MachineOp {
         out: Option<QuantScheme>,
     },
     /// (x: int8 [T, B, I], x scale, x zero point, w: I8 [D, 4H, I], w scale: [4H], r: I8 [D, 4H, H], r scale: [4H], b, h0, c0) →
-    /// as `Lstm`, both products on integers. The hidden state that a step multiplies is on the grid of its own range
-    /// (`DynamicQuantize`) over one direction's [B, H]; outputs are not rounded.
+    /// as `Lstm`, both products on integers. The hidden state that a step multiplies is on a grid, each batch row on that of its
+    /// own range (`DynamicQuantize`); outputs are not rounded.
     QLstm {
         /// Which way time runs.
         direction: Direction,

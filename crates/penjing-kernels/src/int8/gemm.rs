@@ -59,7 +59,7 @@ impl PackedQGemm {
 }
 
 /// Refuses depths whose sums may not fit an i32.
-pub(super) fn check_depth(kernel: &'static str, depth: usize) -> Result<(), KernelError> {
+pub(crate) fn check_depth(kernel: &'static str, depth: usize) -> Result<(), KernelError> {
     if depth <= MAX_DEPTH {
         return Ok(());
     }

@@ -17,7 +17,9 @@ mod store;
 mod tile;
 
 pub use conv_last::{PackedQConvLast, qconv_last};
+pub(crate) use dynamic::dynamic_quantize_row;
 pub use dynamic::{dynamic_grid, dynamic_quantize};
+pub(crate) use gemm::check_depth;
 pub use gemm::{PackedQGemm, WeightLayout, qgemm};
 pub use quantize::{Scales, dequantize, fake_quant, quantize};
 pub(crate) use rounding::Rounding;

@@ -1,16 +1,18 @@
 //! The forward pass.
 
-use super::{LstmShape, panels::Panels};
+use super::{
+    LstmShape,
+    panels::Panels,
+    steps::{Products, Run, run_direction},
+};
 use crate::{
     Ctx, Isa, KernelError, Pool,
     arena::Line,
     gemm::{Bias, Epilogue, GemmShape, Lhs, Mat, PackedRhs, Rhs, gemm},
-    isa::{Math, per_isa},
-    math::{sigmoid, tanh},
-    pool::Disjoint,
     scratch::with_scratch,
 };
 use bytemuck::Zeroable;
+use std::ops::Range;
 
 const NAME: &str = "lstm";
 
@@ -154,142 +156,58 @@ pub fn lstm(
     let (y, mut reserve) = (out.y, out.reserve);
     for d in 0..d {
         let part = d * state..(d + 1) * state;
-        let run = Run { h0: &h0[part.clone()], c: &mut out.c[part.clone()], y, reserve: reserve.as_deref_mut() };
+        let run = Run {
+            h0: &h0[part.clone()],
+            h: &mut out.h[part.clone()],
+            c: &mut out.c[part],
+            y,
+            reserve: reserve.as_deref_mut(),
+        };
+        let panels = panels(shape);
         match weights {
             LstmWeights::Packed(packed) => {
                 let p = &packed.directions[d];
-                let weights = Direction { w: Rhs::Packed(&p.w), r: bytemuck::cast_slice(&p.r), bias: &p.bias };
-                run_direction(cx, shape, d, &weights, x, run)?;
+                let (w, r) = (Rhs::Packed(&p.w), bytemuck::cast_slice(&p.r));
+                run_direction(cx, shape, d, &Direction { cx, shape, x, w, r, bias: &p.bias, panels }, run)?;
             }
-            LstmWeights::Plain(all) => with_scratch::<f32, _>(panels(shape).len(), |packed| {
+            LstmWeights::Plain(all) => with_scratch::<f32, _>(panels.len(), |packed| {
                 let Weights { w, r, b } = all.direction(shape, d);
-                panels(shape).pack(cx, Mat::transposed(r, hidden), packed);
-                let w = Rhs::Plain(Mat::transposed(w, input));
-                run_direction(cx, shape, d, &Direction { w, r: packed, bias: &sum_of_biases(b) }, x, run)
+                panels.pack(cx, Mat::transposed(r, hidden), packed);
+                let (w, bias) = (Rhs::Plain(Mat::transposed(w, input)), &sum_of_biases(b));
+                run_direction(cx, shape, d, &Direction { cx, shape, x, w, r: packed, bias, panels }, run)
             })?,
         }
-        let last = shape.row(shape.time(d, steps - 1), d, hidden);
-        out.h[part].copy_from_slice(&y[last..last + state]);
     }
     Ok(())
 }
 
-/// The weights of one direction.
+/// One direction.
 struct Direction<'a> {
+    cx: Ctx<'a>,
+    shape: &'a LstmShape,
+    x: &'a [f32],
     w: Rhs<'a>,
-    /// [`panels`]
     r: &'a [f32],
     /// Sum of both biases: `[4H]`.
     bias: &'a [f32],
+    /// How `r` lies.
+    panels: Panels,
 }
 
-/// What one direction reads and writes: its states, and the whole of y and reserve.
-struct Run<'a> {
-    h0: &'a [f32],
-    c: &'a mut [f32],
-    y: &'a mut [f32],
-    reserve: Option<&'a mut [f32]>,
-}
-
-fn run_direction(
-    cx: Ctx<'_>,
-    shape: &LstmShape,
-    d: usize,
-    weights: &Direction<'_>,
-    x: &[f32],
-    run: Run<'_>,
-) -> Result<(), KernelError> {
-    let LstmShape { steps, batch, input, hidden, .. } = *shape;
-    let gates = 4 * hidden;
-    let block = shape.block().min(steps);
-    let (y, c, reserve) = (Disjoint::new(run.y), Disjoint::new(run.c), run.reserve.map(Disjoint::new));
-    let panels = panels(shape);
-    let units = panels.task_units(batch);
-    with_scratch::<f32, _>(block * batch * gates, |pre| {
-        for first in (0..steps).step_by(block) {
-            let taken = first..steps.min(first + block);
-            let times = shape.times(d, &taken);
-            let rows = times.len() * batch;
-            let x = Mat::rows(&x[times.start * batch * input..times.end * batch * input], input);
-            let epilogue = Epilogue { bias: Bias::Col(weights.bias), ..Epilogue::default() };
-            let product = GemmShape { m: rows, n: gates, k: input };
-            gemm(cx, product, Lhs::Plain(x), weights.w, &epilogue, &mut pre[..rows * gates], gates)?;
-            let pre = &*pre;
-            cx.pool.run_rounds(taken.len(), hidden.div_ceil(units), &|round, task| {
-                let s = first + round;
-                let t = shape.time(d, s);
-                let own = task * units..hidden.min((task + 1) * units);
-                let h = match s.checked_sub(1) {
-                    None => run.h0,
-                    // SAFETY: the hidden states of the step before, written in an earlier round.
-                    Some(p) => unsafe { y.read(shape.row(shape.time(d, p), d, hidden), batch * hidden) },
-                };
-                with_scratch::<f32, _>(batch * 4 * units, |sums| {
-                    panels.product(cx, h, weights.r, own.clone(), sums, units);
-                    for (b, sums) in sums.chunks_exact_mut(4 * units).enumerate() {
-                        let pre = &pre[((t - times.start) * batch + b) * gates..][..gates];
-                        add_gates(cx.isa, &pre[own.start..], hidden, sums, units, own.len());
-                        let row = shape.row(t, d, hidden) + b * hidden;
-                        // SAFETY: every task has units, and every round a time, of its own.
-                        unsafe {
-                            let c = c.slice(b * hidden + own.start, own.len());
-                            cell(cx.isa, sums, units, c, y.slice(row + own.start, own.len()));
-                            if let Some(reserve) = &reserve {
-                                let at = 5 * row + own.start;
-                                for gate in 0..4 {
-                                    let kept = reserve.slice(at + gate * hidden, own.len());
-                                    kept.copy_from_slice(&sums[gate * units..][..own.len()]);
-                                }
-                                reserve.slice(at + 4 * hidden, own.len()).copy_from_slice(c);
-                            }
-                        }
-                    }
-                });
-            });
-        }
-        Ok(())
-    })
-}
-
-per_isa! {
-    /// Adds the first `n` elements of each gate of `pre` to those of `sums`; the gates are `stride` and `units` apart.
-    fn add_gates(pre: &[f32], stride: usize, sums: &mut [f32], units: usize, n: usize) = add_gates_body
-}
-
-#[inline(always)]
-fn add_gates_body<M: Math>(pre: &[f32], stride: usize, sums: &mut [f32], units: usize, n: usize) {
-    for gate in 0..4 {
-        let (pre, sums) = (&pre[gate * stride..][..n], &mut sums[gate * units..][..n]);
-        for j in 0..n {
-            sums[j] += pre[j];
-        }
+impl Products for Direction<'_> {
+    fn of_input(&self, times: &Range<usize>, pre: &mut [f32]) -> Result<(), KernelError> {
+        let LstmShape { batch, input, hidden, .. } = *self.shape;
+        let x = Mat::rows(&self.x[times.start * batch * input..times.end * batch * input], input);
+        let epilogue = Epilogue { bias: Bias::Col(self.bias), ..Epilogue::default() };
+        let product = GemmShape { m: times.len() * batch, n: 4 * hidden, k: input };
+        gemm(self.cx, product, Lhs::Plain(x), self.w, &epilogue, pre, 4 * hidden)
     }
-}
 
-per_isa! {
-    /// Some units of one row: `gates`, `stride` apart, become the activated gates, `c` and `h` the new states.
-    pub(super) fn cell(gates: &mut [f32], stride: usize, c: &mut [f32], h: &mut [f32]) = cell_body
-}
+    fn of_hidden(&self, h: &[f32], own: &Range<usize>, sums: &mut [f32], stride: usize) {
+        self.panels.product(self.cx, h, self.r, own.clone(), sums, stride);
+    }
 
-/// Several short loops over few slices each, because the compiler vectorises those.
-#[inline(always)]
-fn cell_body<M: Math>(gates: &mut [f32], stride: usize, c: &mut [f32], h: &mut [f32]) {
-    let n = h.len();
-    // No closures: the compiler would leave them outside the function that has the instruction set.
-    for gate in 0..3 {
-        for v in gates[gate * stride..][..n].iter_mut() {
-            *v = sigmoid::<M>(*v);
-        }
-    }
-    for v in gates[3 * stride..][..n].iter_mut() {
-        *v = tanh::<M>(*v);
-    }
-    let (i, o, f, g) = (&gates[..n], &gates[stride..][..n], &gates[2 * stride..][..n], &gates[3 * stride..][..n]);
-    let c = &mut c[..n];
-    for j in 0..n {
-        c[j] = M::fma(f[j], c[j], i[j] * g[j]);
-    }
-    for j in 0..n {
-        h[j] = o[j] * tanh::<M>(c[j]);
+    fn task_units(&self) -> usize {
+        self.panels.task_units(self.shape.batch)
     }
 }

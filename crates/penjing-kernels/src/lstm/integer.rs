@@ -1,18 +1,24 @@
 //! The forward pass on integers: both products exact, the cell in f32.
 //!
-//! The hidden state that a step multiplies is rounded to the grid of its own range over the batch, as ONNX Runtime's
-//! DynamicQuantizeLSTM does; outputs and the cell state are not rounded.
+//! The hidden state that a step multiplies is rounded to a grid, each batch row to that of its own range, so that what a row
+//! gives does not depend on the others; outputs and the cell state are not rounded.
 
 use super::{
     LstmShape,
-    forward::{LstmOutputs, cell, sum_of_biases},
+    forward::{LstmOutputs, sum_of_biases},
+    qpanels::QPanels,
+    steps::{Products, Run, run_direction},
 };
 use crate::{
     Ctx, KernelError,
+    error::check_len,
     gemm::Clamp,
-    int8::{ByteType, Bytes, PackedQGemm, QEpilogue, QOut, QResidual, QTensor, WeightLayout, dynamic_quantize, qgemm},
+    int8::{
+        ByteType, Bytes, PackedQGemm, QEpilogue, QOut, QTensor, WeightLayout, check_depth, dynamic_quantize_row, qgemm,
+    },
     scratch::with_scratch,
 };
+use std::ops::Range;
 
 const NAME: &str = "qlstm";
 
@@ -29,7 +35,12 @@ pub struct QLstmWeights<'a> {
 pub struct PackedQLstm {
     input: usize,
     hidden: usize,
-    directions: Vec<[PackedQGemm; 2]>,
+    directions: Vec<PackedDirection>,
+}
+
+struct PackedDirection {
+    w: PackedQGemm,
+    r: QPanels,
 }
 
 impl PackedQLstm {
@@ -40,12 +51,19 @@ impl PackedQLstm {
         shape.check(NAME, "r", &[d, 4, h, h], weights.r.len())?;
         let g = 4 * h;
         let direction = |d: usize| {
-            Ok([
-                PackedQGemm::new(i, g, &weights.w[d * g * i..(d + 1) * g * i], WeightLayout::Transposed, x)?,
-                PackedQGemm::new(h, g, &weights.r[d * g * h..(d + 1) * g * h], WeightLayout::Transposed, ByteType::U8)?,
-            ])
+            let w = &weights.w[d * g * i..(d + 1) * g * i];
+            Ok(PackedDirection {
+                w: PackedQGemm::new(i, g, w, WeightLayout::Transposed, x)?,
+                r: QPanels::new(h, &weights.r[d * g * h..(d + 1) * g * h]),
+            })
         };
+        check_depth(NAME, h)?;
         Ok(PackedQLstm { input: i, hidden: h, directions: (0..d).map(direction).collect::<Result<_, KernelError>>()? })
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        self.directions.iter().map(|d| d.w.bytes() + d.r.bytes()).sum()
     }
 }
 
@@ -85,79 +103,67 @@ pub fn qlstm(
     if (weights.input, weights.hidden, weights.directions.len()) != (input, hidden, d) {
         return Err(KernelError::Geometry { kernel: NAME, why: "the weights were packed for another shape" });
     }
-    out.h.copy_from_slice(h0);
+    check_len(NAME, "w_scale", Some(4 * hidden), operands.w_scale.len())?;
+    check_len(NAME, "r_scale", Some(4 * hidden), operands.r_scale.len())?;
     out.c.copy_from_slice(c0);
     if out.y.is_empty() {
+        out.h.copy_from_slice(h0);
         return Ok(());
     }
     let (state, gates) = (batch * hidden, 4 * hidden);
     for (d, packed) in weights.directions.iter().enumerate() {
-        let b = &b[d * 2 * gates..(d + 1) * 2 * gates];
-        let bias = sum_of_biases(b);
-        let (h, c) = (&mut out.h[d * state..(d + 1) * state], &mut out.c[d * state..(d + 1) * state]);
-        Pass { cx, shape, d, packed, operands, bias: &bias }.run(x, h, c, out.y)?;
+        let part = d * state..(d + 1) * state;
+        let run =
+            Run { h0: &h0[part.clone()], h: &mut out.h[part.clone()], c: &mut out.c[part], y: out.y, reserve: None };
+        let bias = sum_of_biases(&b[d * 2 * gates..(d + 1) * 2 * gates]);
+        let r_scale = packed.r.columns(operands.r_scale);
+        let w_scale = operands.w_scale;
+        let products = Direction { cx, shape, x, packed, w_scale, r_scale: &r_scale, bias: &bias };
+        run_direction(cx, shape, d, &products, run)?;
     }
     Ok(())
 }
 
 /// One direction.
-struct Pass<'a> {
+struct Direction<'a> {
     cx: Ctx<'a>,
     shape: &'a LstmShape,
-    d: usize,
-    packed: &'a [PackedQGemm; 2],
-    operands: &'a QLstmOperands<'a>,
-    /// Sum of both biases.
+    x: QTensor<'a>,
+    packed: &'a PackedDirection,
+    /// `[4H]`
+    w_scale: &'a [f32],
+    /// As the columns of the panels.
+    r_scale: &'a [f32],
+    /// Sum of both biases: `[4H]`.
     bias: &'a [f32],
 }
 
-impl Pass<'_> {
-    fn run(&self, x: QTensor<'_>, h: &mut [f32], c: &mut [f32], y: &mut [f32]) -> Result<(), KernelError> {
-        let Pass { cx, shape, d, .. } = *self;
-        let LstmShape { steps, batch, input, hidden, .. } = *shape;
-        let gates = 4 * hidden;
-        let block = shape.block().min(steps);
-        with_scratch::<f32, _>((block + 1) * batch * gates, |memory| {
-            let (pre, summed) = memory.split_at_mut(block * batch * gates);
-            with_scratch::<u8, _>(batch * hidden, |codes| {
-                for first in (0..steps).step_by(block) {
-                    let taken = first..steps.min(first + block);
-                    let times = shape.times(d, &taken);
-                    let rows = times.len() * batch;
-                    let part = times.start * batch * input..times.end * batch * input;
-                    let data = match x.data {
-                        Bytes::I8(q) => Bytes::I8(&q[part]),
-                        Bytes::U8(q) => Bytes::U8(&q[part]),
-                    };
-                    let epilogue = QEpilogue {
-                        w_scale: self.operands.w_scale,
-                        bias: Some(self.bias),
-                        residual: None,
-                        clamp: Clamp::NONE,
-                    };
-                    let out = QOut::F32(&mut pre[..rows * gates]);
-                    qgemm(cx, rows, QTensor { data, ..x }, &self.packed[0], &epilogue, out)?;
-                    for s in taken {
-                        let t = shape.time(d, s);
-                        let pre = &pre[(t - times.start) * batch * gates..][..batch * gates];
-                        let (scale, zero) = dynamic_quantize(cx, h, codes)?;
-                        let left = QTensor { data: Bytes::U8(codes), scale, zero: zero.into() };
-                        let epilogue = QEpilogue {
-                            w_scale: self.operands.r_scale,
-                            bias: None,
-                            residual: Some(QResidual::F32(pre)),
-                            clamp: Clamp::NONE,
-                        };
-                        qgemm(cx, batch, left, &self.packed[1], &epilogue, QOut::F32(summed))?;
-                        for (b, gates) in summed.chunks_exact_mut(gates).enumerate() {
-                            let (c, h) = (&mut c[b * hidden..][..hidden], &mut h[b * hidden..][..hidden]);
-                            cell(cx.isa, gates, hidden, c, h);
-                        }
-                        y[shape.row(t, d, hidden)..][..batch * hidden].copy_from_slice(h);
-                    }
-                }
-                Ok(())
-            })
-        })
+impl Products for Direction<'_> {
+    fn of_input(&self, times: &Range<usize>, pre: &mut [f32]) -> Result<(), KernelError> {
+        let LstmShape { batch, input, .. } = *self.shape;
+        let part = times.start * batch * input..times.end * batch * input;
+        let data = match self.x.data {
+            Bytes::I8(q) => Bytes::I8(&q[part]),
+            Bytes::U8(q) => Bytes::U8(&q[part]),
+        };
+        let epilogue = QEpilogue { w_scale: self.w_scale, bias: Some(self.bias), residual: None, clamp: Clamp::NONE };
+        let x = QTensor { data, ..self.x };
+        qgemm(self.cx, times.len() * batch, x, &self.packed.w, &epilogue, QOut::F32(pre))
+    }
+
+    fn of_hidden(&self, h: &[f32], own: &Range<usize>, sums: &mut [f32], stride: usize) {
+        let (r, hidden) = (&self.packed.r, self.shape.hidden);
+        let len = r.row_len();
+        with_scratch::<u8, _>(self.shape.batch * len, |codes| {
+            let mut grids = Vec::with_capacity(self.shape.batch);
+            for (h, codes) in h.chunks_exact(hidden).zip(codes.chunks_exact_mut(len)) {
+                grids.push(dynamic_quantize_row(self.cx.isa, h, &mut codes[..hidden]));
+            }
+            r.product(self.cx.isa, codes, &grids, self.r_scale, own.clone(), sums, stride);
+        });
+    }
+
+    fn task_units(&self) -> usize {
+        self.packed.r.task_units(self.shape.batch)
     }
 }

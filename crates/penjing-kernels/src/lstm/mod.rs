@@ -9,6 +9,8 @@ mod backward;
 mod forward;
 mod integer;
 mod panels;
+mod qpanels;
+mod steps;
 
 pub use backward::{LstmGrads, LstmTape, lstm_grad};
 pub use forward::{LstmOutputs, LstmWeights, PackedLstm, Weights, lstm};

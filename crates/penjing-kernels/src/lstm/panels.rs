@@ -19,7 +19,7 @@ const AHEAD: usize = 1024;
 /// Depth of a block, which all tiles of rows multiply before the next one: 64 KiB of a panel stay in the second-level cache.
 const BLOCK: usize = 512;
 /// Units of a task are a multiple of this, which is one of every panel's width.
-const TASK_UNITS: usize = LANES * MAX_VECTORS;
+pub(super) const TASK_UNITS: usize = LANES * MAX_VECTORS;
 /// Multiply-adds of a task, about: few enough to share a step among threads, enough to hide the sharing.
 const TASK_WORK: usize = 1 << 17;
 

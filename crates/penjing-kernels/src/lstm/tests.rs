@@ -1,6 +1,7 @@
 //! Forward against naive f64 loops; backward against central differences of them.
 
 use super::*;
+use crate::int8::{ByteType, Bytes, QTensor};
 use crate::testing::{assert_close, every_ctx, values};
 
 const ALL: [LstmDirection; 3] = [LstmDirection::Forward, LstmDirection::Reverse, LstmDirection::Both];
@@ -206,4 +207,101 @@ fn what_does_not_fit_is_refused() {
     let narrow = LstmShape { input: 1, ..s };
     assert!(matches!(run(&narrow, &v[0][..2], 4), Err(KernelError::Geometry { .. })));
     assert!(run(&LstmShape { steps: usize::MAX, ..s }, &v[0], 4).is_err());
+}
+
+/// x, w, r of all values of their types, and scales, b, h0, c0.
+struct Quantized {
+    x: Vec<u8>,
+    w: Vec<i8>,
+    r: Vec<i8>,
+    scales: [Vec<f32>; 2],
+    floats: [Vec<f32>; 3],
+}
+
+fn quantized(s: &LstmShape) -> Quantized {
+    let (d, g) = (s.directions(), 4 * s.hidden);
+    let byte = |name: &str, n: usize| -> Vec<u8> {
+        values(name, n).into_iter().map(|v| (f64::from(v) * 128.0 + 128.0) as u8).collect()
+    };
+    let signed = |name: &str, n: usize| -> Vec<i8> { byte(name, n).into_iter().map(|b| b as i8).collect() };
+    let scale = |name: &str| -> Vec<f32> { values(name, g).into_iter().map(|v| 2e-3 + 1e-3 * v).collect() };
+    let state = d * s.batch * s.hidden;
+    Quantized {
+        x: byte("x", s.steps * s.batch * s.input),
+        w: signed("w", d * g * s.input),
+        r: signed("r", d * g * s.hidden),
+        scales: [scale("sw"), scale("sr")],
+        floats: [values("b", d * 2 * g), values("h0", state), values("c0", state)],
+    }
+}
+
+const X_GRID: (f32, i32) = (0.01, 119);
+
+/// y, h and c.
+fn integer(cx: crate::Ctx<'_>, s: &LstmShape, v: &Quantized) -> [Vec<f32>; 3] {
+    let packed = PackedQLstm::new(s, QLstmWeights { w: &v.w, r: &v.r }, ByteType::U8).unwrap();
+    let x = QTensor { data: Bytes::U8(&v.x), scale: X_GRID.0, zero: X_GRID.1 };
+    let [b, h0, c0] = &v.floats;
+    let operands = QLstmOperands { w_scale: &v.scales[0], r_scale: &v.scales[1], b, h0, c0 };
+    let rows = s.steps * s.directions() * s.batch * s.hidden;
+    let mut out = [vec![f32::NAN; rows], vec![f32::NAN; h0.len()], vec![f32::NAN; c0.len()]];
+    let [y, h, c] = &mut out;
+    qlstm(cx, s, x, &packed, &operands, LstmOutputs { y, h, c, reserve: None }).unwrap();
+    out
+}
+
+/// A single step, since the states of further ones are rounded, to another code where they differ in their last bits.
+#[test]
+fn an_integer_step_is_that_of_the_definition() {
+    for (t, b, i, h) in [(1, 3, 5, 6), (1, 1, 1, 1), (1, 2, 33, 67), (0, 2, 3, 4), (1, 0, 3, 4), (1, 2, 0, 8)] {
+        for s in ALL.map(|d| shape(t, b, i, h, d)) {
+            let v = quantized(&s);
+            let g = 4 * h;
+            let real = |q: &[i8], scale: &[f32], width: usize| -> Vec<f64> {
+                q.iter().enumerate().map(|(j, &q)| f64::from(q) * f64::from(scale[j / width % g])).collect()
+            };
+            let mut h0 = Vec::new();
+            for row in v.floats[1].chunks(h) {
+                let low = row.iter().fold(0f32, |m, &v| m.min(v));
+                let scale = (row.iter().fold(0f32, |m, &v| m.max(v)) - low) / 255.0;
+                let scale = if scale == 0.0 { 1.0 } else { scale };
+                let zero = (-low / scale).round_ties_even();
+                let code = |v: f32| ((v / scale).round_ties_even() + zero).clamp(0.0, 255.0);
+                h0.extend(row.iter().map(|&v| f64::from(code(v) - zero) * f64::from(scale)));
+            }
+            let x = v.x.iter().map(|&q| f64::from(i32::from(q) - X_GRID.1) * f64::from(X_GRID.0)).collect();
+            let [b, _, c0] = v.floats.clone().map(|v| v.into_iter().map(f64::from).collect::<Vec<_>>());
+            let (w, r) = (real(&v.w, &v.scales[0], i.max(1)), real(&v.r, &v.scales[1], h));
+            let [y, hs, cs, _] = naive(&s, &[x, w, r, b, h0, c0]);
+            // Without a step the states stay what they are.
+            let want = if t == 0 {
+                v.floats[1..].iter().flatten().map(|&v| f64::from(v)).collect()
+            } else {
+                [y, hs, cs].concat()
+            };
+            for got in every_ctx(|cx| integer(cx, &s, &v).concat()) {
+                assert_close(&got, &want, 1e-5, &format!("{s:?}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn an_integer_row_does_not_depend_on_the_others() {
+    let s = shape(9, 3, 10, 70, LstmDirection::Both);
+    let v = quantized(&s);
+    let (pool, state) = (crate::Pool::new(2), s.hidden);
+    for isa in crate::Isa::ALL.into_iter().filter(|i| i.available()) {
+        let cx = crate::Ctx { isa, pool: &pool };
+        let together = integer(cx, &s, &v);
+        for row in 0..s.batch {
+            let part =
+                |all: &[f32]| -> Vec<f32> { all.chunks(state).skip(row).step_by(s.batch).flatten().copied().collect() };
+            let x = v.x.chunks(s.input).skip(row).step_by(s.batch).flatten().copied().collect();
+            let [b, h0, c0] = &v.floats;
+            let floats = [b.clone(), part(h0), part(c0)];
+            let alone = Quantized { x, w: v.w.clone(), r: v.r.clone(), scales: v.scales.clone(), floats };
+            assert!(integer(cx, &LstmShape { batch: 1, ..s }, &alone) == [0, 1, 2].map(|i| part(&together[i])));
+        }
+    }
 }

@@ -1,0 +1,134 @@
+//! The time steps of one direction, whatever its products are made of.
+
+use super::LstmShape;
+use crate::{
+    Ctx, KernelError,
+    isa::{Math, per_isa},
+    math::{sigmoid, tanh},
+    pool::Disjoint,
+    scratch::with_scratch,
+};
+use std::ops::Range;
+
+/// The two products that make the gate sums of one direction.
+pub(super) trait Products: Sync {
+    /// Input and both biases, for all batch rows of these times: `pre` `[times, B, 4H]`.
+    fn of_input(&self, times: &Range<usize>, pre: &mut [f32]) -> Result<(), KernelError>;
+
+    /// The hidden states `h` `[B, H]`, for the units `own` of a task: `sums[b][gate][unit - own.start]`, the gates `stride` apart.
+    fn of_hidden(&self, h: &[f32], own: &Range<usize>, sums: &mut [f32], stride: usize);
+
+    /// Hidden units of a task.
+    fn task_units(&self) -> usize;
+}
+
+/// What one direction reads and writes: its states `[B, H]`, and the whole of y and reserve. `c` holds the first state.
+pub(super) struct Run<'a> {
+    pub(super) h0: &'a [f32],
+    pub(super) h: &'a mut [f32],
+    pub(super) c: &'a mut [f32],
+    pub(super) y: &'a mut [f32],
+    pub(super) reserve: Option<&'a mut [f32]>,
+}
+
+/// Runs all steps of direction `d`, of which there is one at least.
+pub(super) fn run_direction(
+    cx: Ctx<'_>,
+    shape: &LstmShape,
+    d: usize,
+    products: &impl Products,
+    run: Run<'_>,
+) -> Result<(), KernelError> {
+    let LstmShape { steps, batch, hidden, .. } = *shape;
+    let (gates, state) = (4 * hidden, batch * hidden);
+    let block = shape.block().min(steps);
+    let last = shape.row(shape.time(d, steps - 1), d, hidden);
+    let (y, c, reserve) = (Disjoint::new(run.y), Disjoint::new(run.c), run.reserve.map(Disjoint::new));
+    let units = products.task_units();
+    with_scratch::<f32, _>(block * batch * gates, |pre| {
+        for first in (0..steps).step_by(block) {
+            let taken = first..steps.min(first + block);
+            let times = shape.times(d, &taken);
+            let pre = &mut pre[..times.len() * batch * gates];
+            products.of_input(&times, pre)?;
+            let pre = &*pre;
+            cx.pool.run_rounds(taken.len(), hidden.div_ceil(units), &|round, task| {
+                let s = first + round;
+                let t = shape.time(d, s);
+                let own = task * units..hidden.min((task + 1) * units);
+                let h = match s.checked_sub(1) {
+                    None => run.h0,
+                    // SAFETY: the hidden states of the step before, written in an earlier round.
+                    Some(p) => unsafe { y.read(shape.row(shape.time(d, p), d, hidden), state) },
+                };
+                with_scratch::<f32, _>(batch * 4 * units, |sums| {
+                    products.of_hidden(h, &own, sums, units);
+                    for (b, sums) in sums.chunks_exact_mut(4 * units).enumerate() {
+                        let pre = &pre[((t - times.start) * batch + b) * gates..][..gates];
+                        add_gates(cx.isa, &pre[own.start..], hidden, sums, units, own.len());
+                        let row = shape.row(t, d, hidden) + b * hidden;
+                        // SAFETY: every task has units, and every round a time, of its own.
+                        unsafe {
+                            let c = c.slice(b * hidden + own.start, own.len());
+                            cell(cx.isa, sums, units, c, y.slice(row + own.start, own.len()));
+                            if let Some(reserve) = &reserve {
+                                let at = 5 * row + own.start;
+                                for gate in 0..4 {
+                                    let kept = reserve.slice(at + gate * hidden, own.len());
+                                    kept.copy_from_slice(&sums[gate * units..][..own.len()]);
+                                }
+                                reserve.slice(at + 4 * hidden, own.len()).copy_from_slice(c);
+                            }
+                        }
+                    }
+                });
+            });
+        }
+        // SAFETY: no task is running.
+        run.h.copy_from_slice(unsafe { y.read(last, state) });
+        Ok(())
+    })
+}
+
+per_isa! {
+    /// Adds the first `n` elements of each gate of `pre` to those of `sums`; the gates are `stride` and `units` apart.
+    fn add_gates(pre: &[f32], stride: usize, sums: &mut [f32], units: usize, n: usize) = add_gates_body
+}
+
+#[inline(always)]
+fn add_gates_body<M: Math>(pre: &[f32], stride: usize, sums: &mut [f32], units: usize, n: usize) {
+    for gate in 0..4 {
+        let (pre, sums) = (&pre[gate * stride..][..n], &mut sums[gate * units..][..n]);
+        for j in 0..n {
+            sums[j] += pre[j];
+        }
+    }
+}
+
+per_isa! {
+    /// Some units of one row: `gates`, `stride` apart, become the activated gates, `c` and `h` the new states.
+    fn cell(gates: &mut [f32], stride: usize, c: &mut [f32], h: &mut [f32]) = cell_body
+}
+
+/// Several short loops over few slices each, because the compiler vectorises those.
+#[inline(always)]
+fn cell_body<M: Math>(gates: &mut [f32], stride: usize, c: &mut [f32], h: &mut [f32]) {
+    let n = h.len();
+    // No closures: the compiler would leave them outside the function that has the instruction set.
+    for gate in 0..3 {
+        for v in gates[gate * stride..][..n].iter_mut() {
+            *v = sigmoid::<M>(*v);
+        }
+    }
+    for v in gates[3 * stride..][..n].iter_mut() {
+        *v = tanh::<M>(*v);
+    }
+    let (i, o, f, g) = (&gates[..n], &gates[stride..][..n], &gates[2 * stride..][..n], &gates[3 * stride..][..n]);
+    let c = &mut c[..n];
+    for j in 0..n {
+        c[j] = M::fma(f[j], c[j], i[j] * g[j]);
+    }
+    for j in 0..n {
+        h[j] = o[j] * tanh::<M>(c[j]);
+    }
+}
