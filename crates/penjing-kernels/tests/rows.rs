@@ -69,7 +69,7 @@ fn run(row: &KernelRow, cx: Ctx<'_>) -> Vec<Point> {
         _ if from.starts_with('x') => movement(cx, from, op),
         "gemm" if from == "f32" => dense(cx, false),
         "gemm_batched" => dense(cx, true),
-        "gemm" | "conv_last" if from != "f32" => integer(cx, from, to, op),
+        "gemm" | "conv_last" | "conv_last_depthwise" if from != "f32" => integer(cx, from, to, op),
         "conv_last" | "conv_last_depthwise" | "conv_last_winograd" => convolution_last(cx, row.spec),
         "conv" | "conv_input_grad" | "conv_weight_grad" => convolution(cx, op),
         "max_pool" | "max_pool_grad" | "avg_pool" | "avg_pool_grad" => pooling(cx, from, op),
@@ -165,16 +165,19 @@ const CONV: ConvShape = ConvShape {
     output: [6, 3],
 };
 
-/// Calls `f(y, x, w)` with the indices of every product of [`CONV`]; `x` is `None` in the padding.
-fn each_product(mut f: impl FnMut(usize, Option<usize>, usize)) {
-    let s = CONV;
+/// As [`CONV`], channel by channel.
+const DEPTHWISE: ConvShape = ConvShape { groups: 37, in_channels: 37, out_channels: 37, ..CONV };
+
+/// Calls `f(y, x, w)` with the indices of every product of a convolution with [`CONV`]'s window; `x` is `None` in the padding.
+fn each_product(s: &ConvShape, mut f: impl FnMut(usize, Option<usize>, usize)) {
     let ([h, w], [oh, ow]) = (s.input, s.output);
     for i in 0..s.batch * s.out_channels * oh * ow {
         let (n, o, r, c) = (i / (s.out_channels * oh * ow), i / (oh * ow) % s.out_channels, i / ow % oh, i % ow);
-        for t in 0..s.in_channels * 9 {
-            let (channel, y, x) = (t / 9, (r + t / 3 % 3).wrapping_sub(1), (c * 2 + t % 3).wrapping_sub(1));
+        for t in 0..s.group_in() * 9 {
+            let channel = o / s.group_out() * s.group_in() + t / 9;
+            let (y, x) = ((r + t / 3 % 3).wrapping_sub(1), (c * 2 + t % 3).wrapping_sub(1));
             let inside = y < h && x < w;
-            f(i, inside.then(|| ((n * s.in_channels + channel) * h + y) * w + x), o * s.in_channels * 9 + t);
+            f(i, inside.then(|| ((n * s.in_channels + channel) * h + y) * w + x), o * s.group_in() * 9 + t);
         }
     }
 }
@@ -197,7 +200,7 @@ fn convolution(cx: Ctx<'_>, op: &str) -> Vec<Point> {
         "conv_input_grad" => conv_input_grad(cx, &s, &dy, &w, &mut out).unwrap(),
         _ => conv_weight_grad(cx, &s, &x, &dy, &mut out).unwrap(),
     }
-    each_product(|iy, ix, iw| {
+    each_product(&s, |iy, ix, iw| {
         let Some(ix) = ix else { return };
         let (at, term) = match op {
             "conv" => (iy, f64::from(x[ix]) * f64::from(w[iw])),
@@ -249,7 +252,7 @@ fn convolution_last(cx: Ctx<'_>, spec: &str) -> Vec<Point> {
 
 /// Full-range int8 products against i32 sums and the definition of the rescaling.
 fn integer(cx: Ctx<'_>, from: &str, to: &str, op: &str) -> Vec<Point> {
-    let s = CONV;
+    let s = if op == "conv_last_depthwise" { DEPTHWISE } else { CONV };
     let (m, n, k) = (9, 21, 67);
     let is_conv = op != "gemm";
     // Where element i of [N, C, H, W] stands.
@@ -270,7 +273,7 @@ fn integer(cx: Ctx<'_>, from: &str, to: &str, op: &str) -> Vec<Point> {
     let mut sums = vec![0i32; ny];
     if is_conv {
         let (x_plane, y_plane) = (s.input[0] * s.input[1], s.output[0] * s.output[1]);
-        each_product(|iy, ix, iw| {
+        each_product(&s, |iy, ix, iw| {
             let value = ix.map_or(0, |ix| at(place(ix, s.in_channels, x_plane)));
             sums[place(iy, s.out_channels, y_plane)] += value * i32::from(w[iw]);
         });
@@ -289,7 +292,9 @@ fn integer(cx: Ctx<'_>, from: &str, to: &str, op: &str) -> Vec<Point> {
     let x_type = if signed { ByteType::I8 } else { ByteType::U8 };
     let call = |y: QOut<'_>| {
         match op {
-            "conv_last" => qconv_last(cx, &s, tensor, &PackedQConvLast::new(&s, &w, x_type).unwrap(), &epilogue, y),
+            "conv_last" | "conv_last_depthwise" => {
+                qconv_last(cx, &s, tensor, &PackedQConvLast::new(&s, &w, x_type).unwrap(), &epilogue, y)
+            }
             _ => {
                 let packed = PackedQGemm::new(k, n, &w, WeightLayout::Rows, x_type).unwrap();
                 qgemm(cx, m, tensor, &packed, &epilogue, y)

@@ -49,7 +49,7 @@ fn conv_last(site: &Site, spec: &ConvSpec, act: &Activation, out: Option<&QuantS
     let shape = shape(spec, &channels_first(&x.shape), &w.shape, &channels_first(&site.results[0].shape))?;
     let packed = PackedQConvLast::new(&shape, w.content.as_ref()?.as_slice().ok()?, byte_type(x.dtype)).ok()?;
     let product = Product::new(site, act, out)?;
-    let kernel = Kernel::call(site, &product.name("conv_last"), move |call| {
+    let kernel = Kernel::call(site, &product.name(packed.op()), move |call| {
         product.run(call, |call, x, epilogue, y| qconv_last(call.ctx, &shape, x, &packed, epilogue, y))
     });
     Some(kernel.reading(without_weight(site)))

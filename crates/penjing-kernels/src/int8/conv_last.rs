@@ -57,6 +57,14 @@ impl PackedQConvLast {
         Ok(PackedQConvLast { shape: *shape, x, weights, sums: sums.collect() })
     }
 
+    /// The operation in the names of the rows that run.
+    pub fn op(&self) -> &'static str {
+        match &self.weights {
+            Weights::Products(_) => "conv_last",
+            Weights::Depthwise(_) => "conv_last_depthwise",
+        }
+    }
+
     /// Bytes held.
     pub fn bytes(&self) -> usize {
         let weights = match &self.weights {
@@ -91,11 +99,11 @@ pub fn qconv_last(
     x.check(NAME, w.x)?;
     y.check(NAME)?;
     epilogue.check(NAME, y.len())?;
-    let zero = match &w.weights {
-        Weights::Products(_) => shifted_zero(w.x, x.zero),
-        Weights::Depthwise(_) => x.zero,
+    let columns = Columns::new(NAME, x, &w.sums, shifted_zero(w.x, x.zero), epilogue)?;
+    let columns = match &w.weights {
+        Weights::Products(_) => columns,
+        Weights::Depthwise(packed) => columns.shifted(packed.shift()),
     };
-    let columns = Columns::new(NAME, x, &w.sums, zero, epilogue)?;
     if y.len() > 0 {
         Convolution { cx, shape, x, w, columns: &columns, epilogue }.run(&Out::new(y));
     }

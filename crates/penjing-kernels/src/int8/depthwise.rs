@@ -1,26 +1,59 @@
 //! Channels-last convolutions with one input and one output channel a group.
 //!
-//! Neighbouring channels fill a register. Two taps at a time are widened to i16, interleaved, and multiplied and added by
-//! `vpmaddwd`, which cannot saturate: 2·255·128 is far below 2³¹. A tap outside the image reads a line of zero points.
+//! Neighbouring channels fill registers. The bytes of two taps are interleaved, and `vpmaddubsw` multiplies them by both weights
+//! of each channel and adds the two products; weights are split where that could saturate, as in [`super::steps`]. The i16 of
+//! several pairs of taps are added modulo 2¹⁶. That is exact while 255·Σ|w| < 2¹⁶, since a channel's sum then lies in an interval
+//! of at most 2¹⁶ integers, which starting from an offset moves onto those of i16. Pairs that keep this bound form a set; the
+//! sums of sets are widened and added in 32 bits. A task copies its windows, padding included.
 
-use super::epilogue::QFinish;
+use super::{
+    epilogue::QFinish,
+    steps::{STEP, Step, split},
+};
 use crate::{
     Ctx, Isa,
     conv::ConvShape,
+    conv_last::window::Part,
     gemm::tile::{Acc, MR, NR},
+    scratch::with_scratch,
 };
-use std::ops::Range;
 
-/// The channels of a panel as interleaving the bytes of two taps leaves them.
-const ORDER: [usize; NR] = [0, 1, 2, 3, 8, 9, 10, 11, 4, 5, 6, 7, 12, 13, 14, 15];
-/// Multiply-adds of one task.
-const TASK: usize = 1 << 17;
+/// Channels of a panel.
+const WIDE: usize = 2 * NR;
+/// The channels of a panel as interleaving the bytes of two taps leaves them, eight by eight.
+const ORDER: [usize; 4] = [0, 16, 8, 24];
+/// What |w| of a set may sum to in each channel: 255·257 = 65 535.
+const LIMIT: i32 = 257;
+/// Output pixels of one task, in whole rows.
+const TASK_PIXELS: usize = 256;
+/// Neighbouring pixels that are computed at once.
+const RUN: usize = 4;
 
-/// Weights `[panel of 16 channels][pair of taps][16][2]`, channels in the order of [`ORDER`]; an odd last tap is paired with
-/// zeros.
+/// Packed weights.
 pub(super) struct PackedDepthwise {
-    pairs: usize,
-    data: Vec<[i16; 2]>,
+    taps: usize,
+    /// `[C][tap]`
+    w: Vec<i8>,
+    /// What the offsets of its sets add to each channel's sum.
+    shift: Vec<i32>,
+    panels: Vec<Panel>,
+}
+
+/// The channels `first..first + 32`; the last panel may take some of the panel before it.
+struct Panel {
+    first: usize,
+    sets: Vec<Set>,
+}
+
+struct Set {
+    pairs: Vec<Pair>,
+    offset: [i16; WIDE],
+}
+
+/// Two taps, and the weights of both for every channel; an odd last tap is paired with itself and zeros.
+struct Pair {
+    taps: [usize; 2],
+    weights: Step,
 }
 
 impl PackedDepthwise {
@@ -31,97 +64,135 @@ impl PackedDepthwise {
 
     /// Packs `w`, `[C, 1, KH, KW]`.
     pub(super) fn new(s: &ConvShape, w: &[i8]) -> PackedDepthwise {
-        let taps = s.kernel[0] * s.kernel[1];
-        let (pairs, panels) = (taps.div_ceil(2), s.out_channels.div_ceil(NR));
-        let at = |channel: usize, tap: usize| {
-            if channel < s.out_channels && tap < taps { i16::from(w[channel * taps + tap]) } else { 0 }
-        };
-        let data = (0..panels * pairs * NR).map(|i| {
-            let (channel, pair) = (i / (NR * pairs) * NR + ORDER[i % NR], i / NR % pairs);
-            [at(channel, 2 * pair), at(channel, 2 * pair + 1)]
-        });
-        PackedDepthwise { pairs, data: data.collect() }
+        let (taps, channels) = (s.kernel[0] * s.kernel[1], s.out_channels);
+        let mut shift = vec![0; channels];
+        let mut panels = Vec::new();
+        if channels >= WIDE {
+            for first in (0..channels).step_by(WIDE).map(|first| first.min(channels - WIDE)) {
+                let sets = sets(taps, |channel, tap| w[(first + channel) * taps + tap]);
+                for lane in 0..WIDE {
+                    shift[first + channel_of(lane)] = sets.iter().map(|set| i32::from(set.offset[lane])).sum();
+                }
+                panels.push(Panel { first, sets });
+            }
+        }
+        PackedDepthwise { taps, w: w.to_vec(), shift, panels }
+    }
+
+    /// What is added to each channel's sum.
+    pub(super) fn shift(&self) -> &[i32] {
+        &self.shift
     }
 
     pub(super) fn bytes(&self) -> usize {
-        size_of_val(&self.data[..])
+        let pairs = self.panels.iter().flat_map(|p| &p.sets).map(|s| size_of_val(&s.pairs[..]));
+        self.w.len() + pairs.sum::<usize>()
     }
 }
 
-/// Hands the sums Σ x·w of every output pixel to `sink`, x being u8 or, with `SIGNED`, i8; padding is `fill`.
-pub(super) fn run<const SIGNED: bool>(
+/// The channel of a lane.
+fn channel_of(lane: usize) -> usize {
+    ORDER[lane / 8] + lane % 8
+}
+
+/// The pairs of taps of a panel, in as few sets as the first that takes a pair makes.
+fn sets(taps: usize, at: impl Fn(usize, usize) -> i8) -> Vec<Set> {
+    let mut sets: Vec<(Vec<Pair>, [[i32; 2]; WIDE])> = Vec::new();
+    for first in (0..taps).step_by(2) {
+        let pair = [first, (first + 1).min(taps - 1)];
+        let weight = |i: usize| {
+            let (channel, which) = (channel_of(i / 2), i % 2);
+            if first + which < taps { at(channel, first + which) } else { 0 }
+        };
+        let mut weights: Step = Step(std::array::from_fn::<i8, STEP, _>(weight));
+        let rest = split(&mut weights);
+        for weights in std::iter::once(weights).chain(rest) {
+            // Sizes of the negative and of the positive weights.
+            let mut load = [[0; 2]; WIDE];
+            for (load, w) in load.iter_mut().zip(weights.0.as_chunks::<2>().0) {
+                w.iter().for_each(|&w| load[usize::from(w > 0)] += i32::from(w).abs());
+            }
+            let fits =
+                |set: &[[i32; 2]; WIDE]| set.iter().zip(&load).all(|(a, b)| a.iter().chain(b).sum::<i32>() <= LIMIT);
+            let set = sets.iter().position(|(_, set)| fits(set)).unwrap_or_else(|| {
+                sets.push((Vec::new(), [[0; 2]; WIDE]));
+                sets.len() - 1
+            });
+            let (pairs, sum) = &mut sets[set];
+            pairs.push(Pair { taps: pair, weights });
+            sum.iter_mut().zip(load).for_each(|(sum, load)| (0..2).for_each(|i| sum[i] += load[i]));
+        }
+    }
+    // The least sum becomes the least i16.
+    let offset = |[negative, _]: [i32; 2]| (i32::from(i16::MIN) + 255 * negative) as i16;
+    sets.into_iter().map(|(pairs, load)| Set { pairs, offset: load.map(offset) }).collect()
+}
+
+/// Hands the sums Σ x·w + shift of every output pixel to `finish`, x being u8 or, with `FLIP`, i8 of which 128 more is taken;
+/// padding is `fill`.
+pub(super) fn run<const FLIP: bool>(
     cx: Ctx<'_>,
     s: &ConvShape,
     x: &[u8],
     fill: u8,
     w: &PackedDepthwise,
-    sink: &QFinish<'_>,
+    finish: &QFinish<'_>,
 ) {
-    let [oh, ow] = s.output;
-    let rows = s.batch * oh;
-    let work = (ow * s.out_channels * 2 * w.pairs).max(1);
-    let per_task = (TASK / work).clamp(1, rows.max(1));
-    let padding = vec![fill; s.out_channels];
-    cx.pool.run(rows.div_ceil(per_task), &|task| {
-        let mut taps = Vec::with_capacity(ow * 2 * w.pairs);
-        for row in task * per_task..rows.min((task + 1) * per_task) {
-            taps.clear();
-            find_taps(s, x, &padding, row, w.pairs, &mut taps);
-            let line = Line { channels: s.out_channels, taps: &taps, w, first: row * ow };
+    let ([oh, ow], c, [kh, kw]) = (s.output, s.out_channels, s.kernel);
+    let per_image = (oh * ow).div_ceil(TASK_PIXELS).min(oh);
+    cx.pool.run(s.batch * per_image, &|task| {
+        let (image, i) = (task / per_image, task % per_image);
+        let part = Part { images: image..image + 1, rows: oh * i / per_image..oh * (i + 1) / per_image, cols: 0..ow };
+        let [height, width] = part.window(s);
+        with_scratch::<u8, _>(height * width * c, |window| {
+            part.copy(s, x, 0..c, fill, window);
+            let tap = |tap: usize| (tap / kw * s.dilation[0] * width + tap % kw * s.dilation[1]) * c;
+            let taps: Vec<usize> = (0..kh * kw).map(tap).collect();
+            let pitch = [s.stride[0] * width * c, s.stride[1] * c];
+            let task = Task { window, taps: &taps, pitch, w, first: part.first(s.output), rows: part.rows.len(), ow };
             match cx.isa.usable() {
                 #[cfg(target_arch = "x86_64")]
-                // SAFETY: the host has the level.
-                Isa::Avx2 => unsafe { x86::line::<SIGNED>(&line, sink) },
-                _ => line.plain::<SIGNED>(0..s.out_channels, sink),
+                // SAFETY: the host has the level, and the window holds every tap of every pixel.
+                Isa::Avx2 if !w.panels.is_empty() => unsafe { x86::task::<FLIP>(&task, finish) },
+                _ => task.plain::<FLIP>(finish),
             }
-        }
+        });
     });
 }
 
-/// Appends the taps of every pixel of an output row, an even number a pixel: what x, or the padding, holds from channel 0 on.
-fn find_taps<'a>(s: &ConvShape, x: &'a [u8], padding: &'a [u8], row: usize, pairs: usize, out: &mut Vec<&'a [u8]>) {
-    let ([h, w], [oh, ow], [kh, kw]) = (s.input, s.output, s.kernel);
-    let (image, oy) = (row / oh, row % oh);
-    for ox in 0..ow {
-        for ky in 0..kh {
-            let y = (oy * s.stride[0] + ky * s.dilation[0]).wrapping_sub(s.pad[0]);
-            let line = image.wrapping_mul(h).wrapping_add(y).wrapping_mul(w);
-            let first = (ox * s.stride[1]).wrapping_sub(s.pad[1]);
-            for z in (0..kw).map(|kx| first.wrapping_add(kx * s.dilation[1])) {
-                out.push(if y < h && z < w { &x[(line + z) * s.in_channels..] } else { padding });
-            }
-        }
-        out.resize((ox + 1) * 2 * pairs, padding);
-    }
-}
-
-/// One row of output pixels.
-struct Line<'a> {
-    channels: usize,
-    /// `[pixel][tap]`, each at least `channels` long.
-    taps: &'a [&'a [u8]],
+/// Some rows of output pixels of an image.
+struct Task<'a> {
+    /// What they read, channels last.
+    window: &'a [u8],
+    /// Where each tap lies, from a pixel's first.
+    taps: &'a [usize],
+    /// From a row of pixels, and from a pixel, to the next.
+    pitch: [usize; 2],
     w: &'a PackedDepthwise,
-    /// Index of the first pixel.
+    /// Index of the first pixel in the batch.
     first: usize,
+    rows: usize,
+    ow: usize,
 }
 
-impl Line<'_> {
-    /// The channels from a multiple of 16 on, by the definition.
-    fn plain<const SIGNED: bool>(&self, channels: Range<usize>, sink: &QFinish<'_>) {
-        let value = |x: u8| if SIGNED { i32::from(x as i8) } else { i32::from(x) };
+impl Task<'_> {
+    /// By the definition.
+    fn plain<const FLIP: bool>(&self, finish: &QFinish<'_>) {
+        let (channels, taps) = (self.w.shift.len(), self.w.taps);
         let mut acc = Acc([[0; NR]; MR]);
-        for (pixel, taps) in self.taps.chunks_exact(2 * self.w.pairs).enumerate() {
-            for first in channels.clone().step_by(NR) {
-                let cols = NR.min(channels.end - first);
-                let w = &self.w.data[first * self.w.pairs..(first + NR) * self.w.pairs];
-                acc.0[0] = [0; NR];
-                for (taps, w) in taps.chunks_exact(2).zip(w.chunks_exact(NR)) {
-                    for (&j, w) in ORDER.iter().zip(w).filter(|(j, _)| **j < cols) {
-                        let [a, b] = [taps[0][first + j], taps[1][first + j]].map(value);
-                        acc.0[0][j] += a * i32::from(w[0]) + b * i32::from(w[1]);
+        for pixel in 0..self.rows * self.ow {
+            let window = &self.window[pixel / self.ow * self.pitch[0] + pixel % self.ow * self.pitch[1]..];
+            for first in (0..channels).step_by(NR) {
+                let cols = NR.min(channels - first);
+                for channel in first..first + cols {
+                    let mut sum = self.w.shift[channel];
+                    for (tap, &w) in self.taps.iter().zip(&self.w.w[channel * taps..(channel + 1) * taps]) {
+                        let x = window[tap + channel];
+                        sum += i32::from(if FLIP { x ^ 128 } else { x }) * i32::from(w);
                     }
+                    acc.0[0][channel - first] = sum;
                 }
-                sink.put(self.first + pixel, 1, first, cols, &acc);
+                finish.put(self.first + pixel, 1, first, cols, &acc);
             }
         }
     }
@@ -129,58 +200,139 @@ impl Line<'_> {
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{Acc, Line, MR, NR, QFinish};
+    use super::{NR, Panel, QFinish, RUN, Task};
+    use crate::int8::store::{Store, WithStores, with_stores};
     use std::arch::x86_64::*;
 
-    #[target_feature(enable = "avx2,fma")]
-    pub(super) fn line<const SIGNED: bool>(line: &Line<'_>, sink: &QFinish<'_>) {
-        let pairs = line.w.pairs;
-        let pixels = line.taps.len() / (2 * pairs).max(1);
-        let whole = line.channels / NR * NR;
-        let mut acc = Acc([[0; NR]; MR]);
-        for begin in (0..pixels).step_by(MR) {
-            let end = pixels.min(begin + MR);
-            let taps = &line.taps[begin * 2 * pairs..end * 2 * pairs];
-            for first in (0..whole).step_by(NR) {
-                let w = &line.w.data[first * pairs..(first + NR) * pairs];
-                for (taps, acc) in taps.chunks_exact(2 * pairs).zip(&mut acc.0) {
-                    // SAFETY: every tap has `channels` bytes, and `first + 16` is at most that; `w` has `pairs` steps.
-                    unsafe { pixel::<SIGNED>(taps, first, w.as_ptr().cast(), acc) };
-                }
-                sink.put(line.first + begin, end - begin, first, NR, &acc);
-            }
-        }
-        line.plain::<SIGNED>(whole..line.channels, sink);
-    }
-
-    /// The sums of 16 channels of one pixel.
+    /// All panels of a task.
     ///
     /// # Safety
-    /// Every tap has 16 bytes from `first`, and `w` 16 pairs of i16 for every two taps.
-    #[inline]
-    #[target_feature(enable = "avx2,fma")]
-    unsafe fn pixel<const SIGNED: bool>(taps: &[&[u8]], first: usize, w: *const i16, acc: &mut [i32; NR]) {
-        let mut c = [_mm256_setzero_si256(); 2];
-        for (i, pair) in taps.chunks_exact(2).enumerate() {
+    /// The host has the level, and the window holds every tap of every pixel.
+    pub(super) unsafe fn task<const FLIP: bool>(task: &Task<'_>, finish: &QFinish<'_>) {
+        for panel in &task.w.panels {
+            let columns = [panel.first, panel.first + NR].map(|col| (col, NR));
             // SAFETY: this function's contract.
-            unsafe {
-                let [a, b] = [pair[0], pair[1]].map(|t| {
-                    let bytes = _mm_loadu_si128(t.as_ptr().add(first).cast());
-                    if SIGNED { _mm256_cvtepi8_epi16(bytes) } else { _mm256_cvtepu8_epi16(bytes) }
-                });
-                // Channels 0–3 and 8–11, then 4–7 and 12–15.
-                let (low, high) = (_mm256_unpacklo_epi16(a, b), _mm256_unpackhi_epi16(a, b));
-                let w = w.add(2 * NR * i);
-                let (w0, w1) = (_mm256_loadu_si256(w.cast()), _mm256_loadu_si256(w.add(16).cast()));
-                c[0] = _mm256_add_epi32(c[0], _mm256_madd_epi16(low, w0));
-                c[1] = _mm256_add_epi32(c[1], _mm256_madd_epi16(high, w1));
+            unsafe { with_stores(finish, columns, PanelTask::<FLIP> { task, panel }) };
+        }
+    }
+
+    struct PanelTask<'a, const FLIP: bool> {
+        task: &'a Task<'a>,
+        panel: &'a Panel,
+    }
+
+    impl<const FLIP: bool> WithStores<2> for PanelTask<'_, FLIP> {
+        #[inline(always)]
+        unsafe fn run<S: Store>(self, stores: &[S; 2]) {
+            // SAFETY: this function's contract and that of `task`.
+            unsafe { self.rows(stores) };
+        }
+    }
+
+    impl<const FLIP: bool> PanelTask<'_, FLIP> {
+        /// # Safety
+        /// That of [`task`].
+        #[target_feature(enable = "avx2,fma")]
+        unsafe fn rows<S: Store>(&self, stores: &[S; 2]) {
+            let ow = self.task.ow;
+            for row in 0..self.task.rows {
+                let mut col = 0;
+                while col < ow {
+                    // SAFETY: this function's contract.
+                    unsafe {
+                        if ow >= RUN {
+                            // The last run may take some pixels of the run before it.
+                            self.pixels::<RUN, S>(stores, row, col.min(ow - RUN));
+                            col += RUN;
+                        } else {
+                            self.pixels::<1, S>(stores, row, col);
+                            col += 1;
+                        }
+                    }
+                }
             }
         }
-        let out = acc.as_mut_ptr();
-        // SAFETY: `acc` has 16 elements.
-        unsafe {
-            _mm256_storeu_si256(out.cast(), _mm256_permute2x128_si256::<0x20>(c[0], c[1]));
-            _mm256_storeu_si256(out.add(8).cast(), _mm256_permute2x128_si256::<0x31>(c[0], c[1]));
+
+        /// P neighbouring pixels.
+        ///
+        /// # Safety
+        /// That of [`task`]; the pixels exist.
+        #[inline]
+        #[target_feature(enable = "avx2,fma")]
+        unsafe fn pixels<const P: usize, S: Store>(&self, stores: &[S; 2], row: usize, col: usize) {
+            let Task { pitch: [row_pitch, step], taps, .. } = *self.task;
+            let base = self.task.window.as_ptr().wrapping_add(row * row_pitch + col * step + self.panel.first);
+            let start = [stores[0].start(), stores[1].start()];
+            let mut sums = [[start[0]; P], [start[1]; P]];
+            for set in &self.panel.sets {
+                // SAFETY: this function's contract; arrays have the lengths that are read.
+                unsafe {
+                    let offset = set.offset.as_ptr().cast::<__m256i>();
+                    let mut acc = [[_mm256_loadu_si256(offset), _mm256_loadu_si256(offset.add(1))]; P];
+                    for pair in &set.pairs {
+                        let a = base.wrapping_add(*taps.get_unchecked(pair.taps[0]));
+                        let b = base.wrapping_add(*taps.get_unchecked(pair.taps[1]));
+                        let w = pair.weights.0.as_ptr().cast::<__m256i>();
+                        let (w0, w1) = (_mm256_load_si256(w), _mm256_load_si256(w.add(1)));
+                        for p in 0..P {
+                            let mut a = _mm256_loadu_si256(a.wrapping_add(p * step).cast());
+                            let mut b = _mm256_loadu_si256(b.wrapping_add(p * step).cast());
+                            if FLIP {
+                                a = _mm256_xor_si256(a, _mm256_set1_epi8(-128));
+                                b = _mm256_xor_si256(b, _mm256_set1_epi8(-128));
+                            }
+                            let low = _mm256_maddubs_epi16(_mm256_unpacklo_epi8(a, b), w0);
+                            let high = _mm256_maddubs_epi16(_mm256_unpackhi_epi8(a, b), w1);
+                            acc[p] = [_mm256_add_epi16(acc[p][0], low), _mm256_add_epi16(acc[p][1], high)];
+                        }
+                    }
+                    for p in 0..P {
+                        for j in 0..2 {
+                            let low = _mm256_castsi256_si128(acc[p][j]);
+                            let high = _mm256_extracti128_si256::<1>(acc[p][j]);
+                            sums[0][p][j] = _mm256_add_epi32(sums[0][p][j], _mm256_cvtepi16_epi32(low));
+                            sums[1][p][j] = _mm256_add_epi32(sums[1][p][j], _mm256_cvtepi16_epi32(high));
+                        }
+                    }
+                }
+            }
+            let pixel = self.task.first + row * self.task.ow + col;
+            // SAFETY: this function's contract.
+            unsafe {
+                stores[0].put(pixel, &sums[0]);
+                stores[1].put(pixel, &sums[1]);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_pair_saturates_and_no_set_leaves_its_sixteen_bits() {
+        let kinds: [fn(usize) -> i8; 4] =
+            [|_| 127, |_| -128, |i| (i * 37 % 129) as u8 as i8, |i| [127, -128, 5][i % 3]];
+        for (taps, kind) in [1, 2, 9, 25].into_iter().flat_map(|taps| kinds.map(|kind| (taps, kind))) {
+            let sets = sets(taps, |channel, tap| kind(channel * taps + tap));
+            for lane in 0..WIDE {
+                let mut total = vec![0; taps];
+                for set in &sets {
+                    let mut range = [0i32; 2];
+                    for pair in &set.pairs {
+                        let w = &pair.weights.0[2 * lane..2 * lane + 2];
+                        let of = |sign: i32| w.iter().map(|&w| (sign * i32::from(w)).max(0) * 255).sum::<i32>();
+                        assert!(of(1) <= i16::MAX.into() && of(-1) <= -i32::from(i16::MIN));
+                        range = [range[0] - of(-1), range[1] + of(1)];
+                        (0..2).for_each(|i| total[pair.taps[i]] += i32::from(w[i]));
+                    }
+                    let [low, high] = range.map(|v| v + i32::from(set.offset[lane]));
+                    assert!(low >= i16::MIN.into() && high <= i16::MAX.into());
+                }
+                let channel = channel_of(lane);
+                assert!((0..taps).all(|tap| total[tap] == i32::from(kind(channel * taps + tap))));
+            }
         }
     }
 }

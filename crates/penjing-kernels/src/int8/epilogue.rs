@@ -54,6 +54,12 @@ impl Columns {
         Ok(Columns { scale, bias, constant, clamp: e.clamp, tame })
     }
 
+    /// For sums to which `shift` was added, one value a channel.
+    pub(super) fn shifted(mut self, shift: &[i32]) -> Columns {
+        self.constant.iter_mut().zip(shift).for_each(|(c, shift)| *c = c.wrapping_sub(*shift));
+        self
+    }
+
     /// `NR` values from `first`.
     #[inline(always)]
     pub(super) fn tile<T>(values: &[T], first: usize) -> &[T; NR] {

@@ -53,7 +53,7 @@ impl Load {
 }
 
 /// Takes from `step` what breaks the bound; gives it back as a step that keeps the bound too.
-fn split(step: &mut Step) -> Option<Step> {
+pub(super) fn split(step: &mut Step) -> Option<Step> {
     let over = |a: i8, b: i8| i16::from(a) + i16::from(b);
     let limit = i16::from(LIMIT);
     let mut broken = false;

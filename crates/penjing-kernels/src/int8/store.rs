@@ -1,7 +1,7 @@
 //! The epilogue at the AVX2 level: straight code for the common results, since a tile of little depth takes hardly longer than its
 //! epilogue.
 //!
-//! A [`Store`] is what a task's panel ends in; [`with_store`] chooses it. All give the bits of [`QFinish::put`], which
+//! A [`Store`] is what a task's panel ends in; [`with_stores`] chooses it. All give the bits of [`QFinish::put`], which
 //! [`Any`] calls.
 
 use super::{
@@ -27,37 +27,45 @@ pub(super) trait Store {
     unsafe fn put<const R: usize>(&self, row: usize, sums: &[[__m256i; 2]; R]);
 }
 
-/// What a [`Store`] is made for.
-pub(super) trait WithStore {
+/// What stores are made for.
+pub(super) trait WithStores<const N: usize> {
     /// # Safety
     /// The host has AVX2 and FMA.
-    unsafe fn run<S: Store>(self, store: &S);
+    unsafe fn run<S: Store>(self, stores: &[S; N]);
 }
 
-/// Runs `f` with the store for `cols` columns from `col` on.
+/// Runs `f` with stores for N panels, each a first column and a number of columns.
 ///
 /// # Safety
 /// The host has AVX2 and FMA.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-pub(super) unsafe fn with_store(finish: &QFinish<'_>, col: usize, cols: usize, f: impl WithStore) {
-    let panel = Panel::new(finish, col, cols);
+pub(super) unsafe fn with_stores<const N: usize>(
+    finish: &QFinish<'_>,
+    panels: [(usize, usize); N],
+    f: impl WithStores<N>,
+) {
+    let panel = |(col, cols)| Panel::new(finish, col, cols);
     // SAFETY: this function's contract.
     unsafe {
         match (finish.y, finish.residual) {
-            (Out::F32(y), None) => f.run(&Reals { panel, y, residual: NoResidual }),
-            (Out::F32(y), Some(QResidual::F32(r))) => f.run(&Reals { panel, y, residual: RealResidual(r) }),
+            (Out::F32(y), None) => f.run(&panels.map(|p| Reals { panel: panel(p), y, residual: NoResidual })),
+            (Out::F32(y), Some(QResidual::F32(r))) => {
+                f.run(&panels.map(|p| Reals { panel: panel(p), y, residual: RealResidual(r) }));
+            }
             (Out::Codes(y, ..), residual) => match (Codes::new(finish), residual) {
-                (Some(codes), None) => f.run(&Rounded { panel, codes, y, residual: NoResidual }),
+                (Some(codes), None) => {
+                    f.run(&panels.map(|p| Rounded { panel: panel(p), codes, y, residual: NoResidual }));
+                }
                 (Some(codes), Some(QResidual::Int(QTensor { data: Bytes::U8(r), scale, zero })))
                     if scale.abs() < Columns::LARGE =>
                 {
                     let residual = CodeResidual { r, scale: _mm256_set1_ps(scale), zero: _mm256_set1_epi32(zero) };
-                    f.run(&Rounded { panel, codes, y, residual });
+                    f.run(&panels.map(|p| Rounded { panel: panel(p), codes, y, residual }));
                 }
-                _ => f.run(&Any { finish, col, cols }),
+                _ => f.run(&panels.map(|(col, cols)| Any { finish, col, cols })),
             },
-            _ => f.run(&Any { finish, col, cols }),
+            _ => f.run(&panels.map(|(col, cols)| Any { finish, col, cols })),
         }
     }
 }
@@ -162,6 +170,7 @@ impl Residual for RealResidual<'_> {
     }
 }
 
+#[derive(Clone, Copy)]
 struct CodeResidual<'a> {
     r: &'a [u8],
     scale: __m256,

@@ -12,7 +12,7 @@ pub(super) mod x86 {
         ByteType,
         epilogue::QFinish,
         product::PanelTask,
-        store::{Store, WithStore, with_store},
+        store::{Store, WithStores, with_stores},
     };
     use std::arch::{asm, x86_64::*};
 
@@ -212,12 +212,12 @@ pub(super) mod x86 {
     #[target_feature(enable = "avx2,fma")]
     pub(in crate::int8) unsafe fn panel(task: &PanelTask<'_>, finish: &QFinish<'_>) {
         // SAFETY: this function's contract.
-        unsafe { with_store(finish, task.col, task.cols, task) };
+        unsafe { with_stores(finish, [(task.col, task.cols)], task) };
     }
 
-    impl WithStore for &PanelTask<'_> {
+    impl WithStores<1> for &PanelTask<'_> {
         #[inline(always)]
-        unsafe fn run<S: Store>(self, store: &S) {
+        unsafe fn run<S: Store>(self, [store]: &[S; 1]) {
             for tile in self.tiles() {
                 let first = tile.start;
                 // SAFETY: this function's contract and that of `panel`.
