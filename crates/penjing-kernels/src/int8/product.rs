@@ -45,6 +45,19 @@ impl Panel {
         let count: usize = self.groups.iter().zip(1..).map(|(&groups, len)| groups as usize * len).sum();
         self.first..self.first + count
     }
+
+    /// What a tile does, as in [`PanelTask`], for steps at `places` of the depth, which begin at `offsets`.
+    fn program(&self, mut places: &[u32], offsets: &[u32], mut program: &mut [u32]) {
+        for len in (1..=DEPTH).rev() {
+            let (of_len, others) = places.split_at(self.groups[len - 1] as usize * len);
+            let (now, later) = program.split_at_mut(1 + of_len.len());
+            now[0] = self.groups[len - 1];
+            for (to, &place) in now[1..].iter_mut().zip(of_len) {
+                *to = offsets[place as usize];
+            }
+            (places, program) = (others, later);
+        }
+    }
 }
 
 impl PackedProduct {
@@ -151,24 +164,16 @@ pub(super) fn multiply(
     assert!(u32::try_from(reach).is_ok(), "runs lie near their row's place");
     let steps = b.runs * b.run_span() / GROUP;
     let most = b.panels[panels.clone()].iter().map(|p| p.steps().len()).max().unwrap_or(0);
-    with_scratch::<u32, _>(steps + most, |memory| {
-        let (offsets, of_panel) = memory.split_at_mut(steps);
+    with_scratch::<u32, _>(steps + DEPTH + most, |memory| {
+        let (offsets, program) = memory.split_at_mut(steps);
         b.offsets(rows.offsets, offsets);
         for panel in panels {
             let known = &b.panels[panel];
-            let of_panel = &mut of_panel[..known.steps().len()];
-            for (to, &place) in of_panel.iter_mut().zip(&b.steps.places[known.steps()]) {
-                *to = offsets[place as usize];
-            }
-            let task = PanelTask {
-                x,
-                rows,
-                weights: &b.steps.weights[known.steps()],
-                offsets: of_panel,
-                groups: known.groups,
-                col: panel * NR,
-                cols: NR.min(b.n - panel * NR),
-            };
+            let program = &mut program[..DEPTH + known.steps().len()];
+            known.program(&b.steps.places[known.steps()], offsets, program);
+            let weights = &b.steps.weights[known.steps()];
+            let (col, cols) = (panel * NR, NR.min(b.n - panel * NR));
+            let task = PanelTask { x, rows, weights, program, col, cols };
             match isa.usable() {
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: the rows' runs lie inside A (checked above); `usable` returns `Avx2` only where the host has it.
@@ -184,10 +189,8 @@ pub(super) struct PanelTask<'a> {
     pub(super) x: ByteType,
     pub(super) rows: &'a Rows<'a, u8>,
     pub(super) weights: &'a [Step],
-    /// Of each step, from a row's place.
-    pub(super) offsets: &'a [u32],
-    /// Groups of 1, 2, … steps; longer ones stand first.
-    pub(super) groups: [u32; DEPTH],
+    /// For each length of a group, the longest first: how many there are, then the offsets of their steps from a row's place.
+    pub(super) program: &'a [u32],
     /// The first column, and how many there are.
     pub(super) col: usize,
     pub(super) cols: usize,
@@ -203,10 +206,18 @@ impl PanelTask<'_> {
     /// By the definition.
     fn plain(&self, finish: &QFinish<'_>) {
         let flip = if self.x == ByteType::I8 { 128 } else { 0 };
+        let mut offsets: Vec<u32> = Vec::with_capacity(self.weights.len());
+        let mut rest = self.program;
+        for len in (1..=DEPTH).rev() {
+            let (&groups, after) = rest.split_first().expect("a program has a number for each length");
+            let (of_len, after) = after.split_at(groups as usize * len);
+            offsets.extend(of_len);
+            rest = after;
+        }
         for tile in self.tiles() {
             let mut acc = Acc([[0i32; NR]; MR]);
             for (acc, &base) in acc.0.iter_mut().zip(&self.rows.bases[tile.clone()]) {
-                for (step, &offset) in self.weights.iter().zip(self.offsets) {
+                for (step, &offset) in self.weights.iter().zip(&offsets) {
                     let x = &self.rows.data[base + offset as usize..][..GROUP];
                     for (acc, w) in acc.iter_mut().zip(step.0.as_chunks::<GROUP>().0) {
                         for (&x, &w) in x.iter().zip(w) {

@@ -121,36 +121,45 @@ pub(super) mod x86 {
         };
     }
 
-    /// All groups of `$depth` steps, of which there are `$n`.
+    /// All groups of `$depth` steps, between two labels: their number, then their offsets.
     macro_rules! groups {
-        ($depth:tt, $flip:literal, $n:expr, $at:ident, $b:ident, $rows:ident, $c:ident,
-         [$($i:tt $r:tt $name:ident $c0:tt $c1:tt),*]) => {
-            if $n > 0 {
-                asm!(
-                    "2:",
-                    offsets!($depth),
-                    $(row!($depth, $flip, $r, $c0, $c1),)*
-                    concat!("add {b}, 64*", $depth),
-                    "dec {n:e}",
-                    "jnz 2b",
-                    b = inout(reg) $b,
-                    at = inout(reg) $at,
-                    n = inout(reg) $n => _,
-                    $($name = in(reg) $rows[$i],)*
-                    $(inout($c0) $c[$i][0], inout($c1) $c[$i][1],)*
-                    out("r8") _,
-                    out("r9") _,
-                    out("r10") _,
-                    out("r11") _,
-                    out("ymm10") _,
-                    out("ymm11") _,
-                    out("ymm12") _,
-                    out("ymm13") _,
-                    in("ymm14") _mm256_set1_epi8(-128),
-                    in("ymm15") _mm256_set1_epi16(1),
-                    options(nostack, readonly),
-                );
-            }
+        ($depth:tt, $begin:literal, $end:literal, $flip:literal, [$($i:tt $r:tt $name:ident $c0:tt $c1:tt),*]) => {
+            concat!(
+                "mov {n:e}, dword ptr [{at}]\nadd {at}, 4\ntest {n:e}, {n:e}\njz ", $end, "f\n",
+                $begin, ":\n",
+                offsets!($depth),
+                $(row!($depth, $flip, $r, $c0, $c1),)*
+                "add {b}, 64*", $depth, "\ndec {n:e}\njnz ", $begin, "b\n",
+                $end, ":\n",
+            )
+        };
+    }
+
+    /// The sums of a tile: a program of groups by its rows.
+    macro_rules! sums {
+        ($flip:literal, $task:ident, $rows:ident, $c:ident, $list:tt [$($i:tt $r:tt $name:ident $c0:tt $c1:tt),*]) => {
+            asm!(
+                groups!(4, "2", "3", $flip, $list),
+                groups!(3, "4", "5", $flip, $list),
+                groups!(2, "6", "7", $flip, $list),
+                groups!(1, "8", "9", $flip, $list),
+                b = inout(reg) $task.weights.as_ptr() => _,
+                at = inout(reg) $task.program.as_ptr() => _,
+                n = out(reg) _,
+                $($name = in(reg) $rows[$i],)*
+                $(inout($c0) $c[$i][0], inout($c1) $c[$i][1],)*
+                out("r8") _,
+                out("r9") _,
+                out("r10") _,
+                out("r11") _,
+                out("ymm10") _,
+                out("ymm11") _,
+                out("ymm12") _,
+                out("ymm13") _,
+                in("ymm14") _mm256_set1_epi8(-128),
+                in("ymm15") _mm256_set1_epi16(1),
+                options(nostack, readonly),
+            )
         };
     }
 
@@ -166,16 +175,10 @@ pub(super) mod x86 {
                     *row = task.rows.data.as_ptr().wrapping_add(base);
                 }
                 let mut c = [store.start(); $height];
-                let (mut b, mut at) = (task.weights.as_ptr(), task.offsets.as_ptr());
-                let [ones, twos, threes, fours] = task.groups;
-                // SAFETY: this function's contract; the groups are those of the weights and of the offsets. The code reads them
-                // and the rows, and writes registers that it names.
+                // SAFETY: this function's contract; the program has a number of groups for each length, and they are those of the
+                // weights. The code reads them and the rows, and writes registers that it names.
                 unsafe {
-                    groups!(4, $flip, fours, at, b, rows, c, $rows);
-                    groups!(3, $flip, threes, at, b, rows, c, $rows);
-                    groups!(2, $flip, twos, at, b, rows, c, $rows);
-                    groups!(1, $flip, ones, at, b, rows, c, $rows);
-                    let _ = (b, at);
+                    sums!($flip, task, rows, c, $rows $rows);
                     store.put(first, &c);
                 }
             }
