@@ -6,7 +6,7 @@
 use super::{
     ByteType,
     epilogue::QFinish,
-    steps::{DEPTH, Grouped, Grouping, STEP, Step},
+    steps::{DEPTH, Grouped, Grouping, STEP, Step, parts},
     tile,
 };
 use crate::{
@@ -33,31 +33,12 @@ pub(super) struct PackedProduct {
 }
 
 /// One panel's steps.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Panel {
-    first: usize,
-    /// Groups of 1, 2, … steps; longer ones stand first.
-    groups: [u32; DEPTH],
-}
-
-impl Panel {
-    fn steps(&self) -> Range<usize> {
-        let count: usize = self.groups.iter().zip(1..).map(|(&groups, len)| groups as usize * len).sum();
-        self.first..self.first + count
-    }
-
-    /// What a tile does, as in [`PanelTask`], for steps at `places` of the depth, which begin at `offsets`.
-    fn program(&self, mut places: &[u32], offsets: &[u32], mut program: &mut [u32]) {
-        for len in (1..=DEPTH).rev() {
-            let (of_len, others) = places.split_at(self.groups[len - 1] as usize * len);
-            let (now, later) = program.split_at_mut(1 + of_len.len());
-            now[0] = self.groups[len - 1];
-            for (to, &place) in now[1..].iter_mut().zip(of_len) {
-                *to = offsets[place as usize];
-            }
-            (places, program) = (others, later);
-        }
-    }
+    /// Of the weights.
+    steps: Range<usize>,
+    /// Of the programs; a place is an offset into rows whose runs follow each other.
+    program: Range<usize>,
 }
 
 impl PackedProduct {
@@ -74,7 +55,7 @@ impl PackedProduct {
         let mut grouping = Grouping::default();
         let mut panels = Vec::with_capacity(n.div_ceil(NR));
         steps.weights.reserve(runs * run_steps * n.div_ceil(NR));
-        steps.places.reserve(runs * run_steps * n.div_ceil(NR));
+        steps.programs.reserve((runs * run_steps + DEPTH) * n.div_ceil(NR));
         for columns in (0..n).step_by(NR).map(|first| first..n.min(first + NR)) {
             let columns: Vec<&[i8]> = columns.map(|j| w.get(column(j)..).unwrap_or_default()).collect();
             for (place, (run, step)) in (0..runs).flat_map(|r| (0..run_steps).map(move |s| (r, s))).enumerate() {
@@ -86,17 +67,18 @@ impl PackedProduct {
                         *to = column[at];
                     }
                 }
-                grouping.push(weights, place as u32);
+                grouping.push(weights, (place * GROUP) as u32);
             }
-            let first = steps.weights.len();
-            panels.push(Panel { first, groups: grouping.finish(&mut steps) });
+            let (first, program) = (steps.weights.len(), steps.programs.len());
+            grouping.finish(&mut steps);
+            panels.push(Panel { steps: first..steps.weights.len(), program: program..steps.programs.len() });
         }
         PackedProduct { n, runs, run_len, steps, panels }
     }
 
     /// Bytes held.
     pub(super) fn bytes(&self) -> usize {
-        size_of_val(&self.steps.weights[..]) + size_of_val(&self.steps.places[..])
+        size_of_val(&self.steps.weights[..]) + size_of_val(&self.steps.programs[..])
     }
 
     /// Panels of 16 columns.
@@ -109,12 +91,23 @@ impl PackedProduct {
         self.run_len.next_multiple_of(GROUP)
     }
 
-    /// Where each step begins, from the row's place.
+    /// Where each step of the depth begins in rows whose runs begin at `runs`.
     fn offsets(&self, runs: &[usize], out: &mut [u32]) {
         let run_steps = self.run_span() / GROUP;
         for (&run, out) in runs.iter().zip(out.chunks_exact_mut(run_steps.max(1))) {
             for (step, out) in out.iter_mut().enumerate() {
                 *out = (run + step * GROUP) as u32;
+            }
+        }
+    }
+
+    /// A panel's program for rows whose steps begin at `offsets`.
+    fn program(&self, panel: &Panel, offsets: &[u32], out: &mut [u32]) {
+        let mut out = out.iter_mut();
+        for (len, places) in parts(&self.steps.programs[panel.program.clone()]) {
+            out.by_ref().take(1).for_each(|out| *out = (places.len() / len) as u32);
+            for (&place, out) in places.iter().zip(&mut out) {
+                *out = offsets[place as usize / GROUP];
             }
         }
     }
@@ -162,16 +155,24 @@ pub(super) fn multiply(
     let reach = farthest(rows.offsets) + b.run_span();
     assert!(b.runs == 0 || farthest(rows.bases) + reach <= rows.data.len(), "every run lies inside A");
     assert!(u32::try_from(reach).is_ok(), "runs lie near their row's place");
+    let in_place = rows.offsets == [0];
+    let longest = b.panels[panels.clone()].iter().map(|p| p.program.len()).max().unwrap_or(0);
     let steps = b.runs * b.run_span() / GROUP;
-    let most = b.panels[panels.clone()].iter().map(|p| p.steps().len()).max().unwrap_or(0);
-    with_scratch::<u32, _>(steps + DEPTH + most, |memory| {
-        let (offsets, program) = memory.split_at_mut(steps);
-        b.offsets(rows.offsets, offsets);
+    with_scratch::<u32, _>(if in_place { 0 } else { steps + longest }, |memory| {
+        let (offsets, memory) = memory.split_at_mut(if in_place { 0 } else { steps });
+        if !in_place {
+            b.offsets(rows.offsets, offsets);
+        }
         for panel in panels {
             let known = &b.panels[panel];
-            let program = &mut program[..DEPTH + known.steps().len()];
-            known.program(&b.steps.places[known.steps()], offsets, program);
-            let weights = &b.steps.weights[known.steps()];
+            let program = if in_place {
+                &b.steps.programs[known.program.clone()]
+            } else {
+                let program = &mut memory[..known.program.len()];
+                b.program(known, offsets, program);
+                program
+            };
+            let weights = &b.steps.weights[known.steps.clone()];
             let (col, cols) = (panel * NR, NR.min(b.n - panel * NR));
             let task = PanelTask { x, rows, weights, program, col, cols };
             match isa.usable() {
@@ -189,7 +190,7 @@ pub(super) struct PanelTask<'a> {
     pub(super) x: ByteType,
     pub(super) rows: &'a Rows<'a, u8>,
     pub(super) weights: &'a [Step],
-    /// For each length of a group, the longest first: how many there are, then the offsets of their steps from a row's place.
+    /// Of [`Grouped`], with the offsets of steps from a row's place.
     pub(super) program: &'a [u32],
     /// The first column, and how many there are.
     pub(super) col: usize,
@@ -206,14 +207,7 @@ impl PanelTask<'_> {
     /// By the definition.
     fn plain(&self, finish: &QFinish<'_>) {
         let flip = if self.x == ByteType::I8 { 128 } else { 0 };
-        let mut offsets: Vec<u32> = Vec::with_capacity(self.weights.len());
-        let mut rest = self.program;
-        for len in (1..=DEPTH).rev() {
-            let (&groups, after) = rest.split_first().expect("a program has a number for each length");
-            let (of_len, after) = after.split_at(groups as usize * len);
-            offsets.extend(of_len);
-            rest = after;
-        }
+        let offsets: Vec<u32> = parts(self.program).flat_map(|(_, offsets)| offsets).copied().collect();
         for tile in self.tiles() {
             let mut acc = Acc([[0i32; NR]; MR]);
             for (acc, &base) in acc.0.iter_mut().zip(&self.rows.bases[tile.clone()]) {

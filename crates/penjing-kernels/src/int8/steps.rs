@@ -78,12 +78,12 @@ pub(super) fn split(step: &mut Step) -> Option<Step> {
     Some(rest)
 }
 
-/// Steps of a panel in the order in which a tile takes them.
+/// Steps of panels in the order in which a tile takes them.
 #[derive(Default)]
 pub(super) struct Grouped {
     pub(super) weights: Vec<Step>,
-    /// Which step of the depth each of them is.
-    pub(super) places: Vec<u32>,
+    /// Each panel's program: for each length of a group, the longest first, how many there are, then the places of their steps.
+    pub(super) programs: Vec<u32>,
 }
 
 /// A group that may take more steps.
@@ -105,7 +105,7 @@ pub(super) struct Grouping {
 }
 
 impl Grouping {
-    /// Appends the next step of the depth.
+    /// Appends a step of the depth.
     pub(super) fn push(&mut self, mut step: Step, place: u32) {
         let rest = split(&mut step);
         for step in std::iter::once(step).chain(rest) {
@@ -140,22 +140,30 @@ impl Grouping {
         self.closed[group.len - 1].extend(&group.steps[..group.len]);
     }
 
-    /// Ends the panel: appends its steps to `to`, the longest groups first, and gives the numbers of groups of 1, 2, … steps.
-    pub(super) fn finish(&mut self, to: &mut Grouped) -> [u32; DEPTH] {
+    /// Ends the panel: appends its steps to `to`.
+    pub(super) fn finish(&mut self, to: &mut Grouped) {
         while !self.open.is_empty() {
             self.close(0);
         }
-        let mut counts = [0; DEPTH];
         for (len, closed) in self.closed.iter_mut().enumerate().rev() {
-            counts[len] = (closed.len() / (len + 1)) as u32;
+            to.programs.push((closed.len() / (len + 1)) as u32);
+            to.programs.extend(closed.iter().map(|&i| self.places[i as usize]));
             to.weights.extend(closed.iter().map(|&i| self.steps[i as usize]));
-            to.places.extend(closed.iter().map(|&i| self.places[i as usize]));
             closed.clear();
         }
         self.steps.clear();
         self.places.clear();
-        counts
     }
+}
+
+/// The parts of a program: a length, and the places of all groups of that length.
+pub(super) fn parts(mut program: &[u32]) -> impl Iterator<Item = (usize, &[u32])> {
+    (1..=DEPTH).rev().map_while(move |len| {
+        let (&groups, rest) = program.split_first()?;
+        let places;
+        (places, program) = rest.split_at_checked(groups as usize * len)?;
+        Some((len, places))
+    })
 }
 
 #[cfg(test)]
@@ -177,13 +185,13 @@ mod tests {
         (0..steps).map(|s| Step(std::array::from_fn(|i| one(s * STEP + i)))).collect()
     }
 
-    fn grouped(steps: &[Step]) -> (Grouped, [u32; DEPTH]) {
+    fn grouped(steps: &[Step]) -> Grouped {
         let (mut grouping, mut to) = (Grouping::default(), Grouped::default());
         for (place, &step) in steps.iter().enumerate() {
             grouping.push(step, place as u32);
         }
-        let counts = grouping.finish(&mut to);
-        (to, counts)
+        grouping.finish(&mut to);
+        to
     }
 
     #[test]
@@ -191,36 +199,34 @@ mod tests {
         for kind in ["largest", "smallest", "alternating", "small", "reduced", "all"] {
             for n in [0, 1, 2, 7, 300] {
                 let given = weights(kind, n);
-                let (to, counts) = grouped(&given);
+                let to = grouped(&given);
                 let mut total = vec![[0i32; STEP]; n];
-                for (step, &place) in to.weights.iter().zip(&to.places) {
-                    (0..STEP).for_each(|i| total[place as usize][i] += i32::from(step.0[i]));
-                }
-                assert!((0..n).all(|s| total[s] == given[s].0.map(i32::from)), "{kind}");
                 let mut first = 0;
-                for len in (1..=DEPTH).rev() {
-                    for _ in 0..counts[len - 1] {
+                for (len, places) in parts(&to.programs) {
+                    for places in places.chunks(len) {
+                        let steps = &to.weights[first..first + len];
+                        for (step, &place) in steps.iter().zip(places) {
+                            (0..STEP).for_each(|i| total[place as usize][i] += i32::from(step.0[i]));
+                        }
                         for lane in 0..STEP / 2 {
-                            let places =
-                                to.weights[first..first + len].iter().flat_map(|s| &s.0[2 * lane..2 * lane + 2]);
-                            let of = |sign: i32| places.clone().map(|&w| (sign * i32::from(w)).max(0)).sum::<i32>();
+                            let weights = steps.iter().flat_map(|s| &s.0[2 * lane..2 * lane + 2]);
+                            let of = |sign: i32| weights.clone().map(|&w| (sign * i32::from(w)).max(0)).sum::<i32>();
                             assert!(255 * of(1) <= i16::MAX.into() && 255 * of(-1) <= -i32::from(i16::MIN), "{kind}");
                         }
                         first += len;
                     }
                 }
-                assert_eq!(first, to.weights.len(), "{kind}");
+                assert!((0..n).all(|s| total[s] == given[s].0.map(i32::from)), "{kind}");
+                assert_eq!((first, first + DEPTH), (to.weights.len(), to.programs.len()), "{kind}");
             }
         }
     }
 
     #[test]
     fn small_weights_are_added_four_by_four_and_none_within_64_is_split() {
-        let (_, counts) = grouped(&weights("small", 40));
-        assert_eq!(counts, [0, 0, 0, 10]);
-        let (to, _) = grouped(&weights("reduced", 200));
-        assert_eq!(to.weights.len(), 200);
-        let (to, counts) = grouped(&weights("largest", 10));
-        assert_eq!((to.weights.len(), counts), (20, [20, 0, 0, 0]));
+        let lengths = |to: &Grouped| parts(&to.programs).map(|(len, places)| places.len() / len).collect::<Vec<_>>();
+        assert_eq!(lengths(&grouped(&weights("small", 40))), [10, 0, 0, 0]);
+        assert_eq!(grouped(&weights("reduced", 200)).weights.len(), 200);
+        assert_eq!(lengths(&grouped(&weights("largest", 10))), [0, 0, 0, 20]);
     }
 }

@@ -123,12 +123,13 @@ pub(super) mod x86 {
 
     /// All groups of `$depth` steps, between two labels: their number, then their offsets.
     macro_rules! groups {
-        ($depth:tt, $begin:literal, $end:literal, $flip:literal, [$($i:tt $r:tt $name:ident $c0:tt $c1:tt),*]) => {
+        ($depth:tt, $begin:literal, $end:literal, $flip:literal, $ahead:literal, [$($i:tt $r:tt $name:ident $c0:tt $c1:tt),*]) => {
             concat!(
                 "mov {n:e}, dword ptr [{at}]\nadd {at}, 4\ntest {n:e}, {n:e}\njz ", $end, "f\n",
                 $begin, ":\n",
                 offsets!($depth),
                 $(row!($depth, $flip, $r, $c0, $c1),)*
+                $ahead,
                 "add {b}, 64*", $depth, "\ndec {n:e}\njnz ", $begin, "b\n",
                 $end, ":\n",
             )
@@ -137,12 +138,12 @@ pub(super) mod x86 {
 
     /// The sums of a tile: a program of groups by its rows.
     macro_rules! sums {
-        ($flip:literal, $task:ident, $rows:ident, $c:ident, $list:tt [$($i:tt $r:tt $name:ident $c0:tt $c1:tt),*]) => {
+        ($flip:literal, $ahead:literal, $task:ident, $rows:ident, $c:ident, $list:tt [$($i:tt $r:tt $name:ident $c0:tt $c1:tt),*]) => {
             asm!(
-                groups!(4, "2", "3", $flip, $list),
-                groups!(3, "4", "5", $flip, $list),
-                groups!(2, "6", "7", $flip, $list),
-                groups!(1, "8", "9", $flip, $list),
+                groups!(4, "2", "3", $flip, $ahead, $list),
+                groups!(3, "4", "5", $flip, $ahead, $list),
+                groups!(2, "6", "7", $flip, $ahead, $list),
+                groups!(1, "8", "9", $flip, $ahead, $list),
                 b = inout(reg) $task.weights.as_ptr() => _,
                 at = inout(reg) $task.program.as_ptr() => _,
                 n = out(reg) _,
@@ -165,7 +166,7 @@ pub(super) mod x86 {
 
     /// Computes a tile and stores it.
     macro_rules! tile {
-        ($name:ident, $height:literal, $flip:literal, $rows:tt) => {
+        ($name:ident, $height:literal, $flip:literal, $ahead:literal, $rows:tt) => {
             /// # Safety
             /// Every step of every row lies inside A, and the host has the level.
             #[target_feature(enable = "avx2,fma")]
@@ -178,31 +179,34 @@ pub(super) mod x86 {
                 // SAFETY: this function's contract; the program has a number of groups for each length, and they are those of the
                 // weights. The code reads them and the rows, and writes registers that it names.
                 unsafe {
-                    sums!($flip, task, rows, c, $rows $rows);
+                    sums!($flip, $ahead, task, rows, c, $rows $rows);
                     store.put(first, &c);
                 }
             }
         };
     }
 
-    /// The tiles of every height, of u8 and of i8.
+    /// The tiles of every height, of u8 and of i8. A low one asks for weights to come: it takes them faster than they are fetched
+    /// by themselves.
     macro_rules! heights {
-        ($($unsigned:ident $signed:ident $height:literal $rows:tt)*) => {
+        ($($unsigned:ident $signed:ident $height:literal $ahead:literal $rows:tt)*) => {
             $(
-                tile!($unsigned, $height, "", $rows);
-                tile!($signed, $height, "vpxor ymm10, ymm10, ymm14\n", $rows);
+                tile!($unsigned, $height, "", $ahead, $rows);
+                tile!($signed, $height, "vpxor ymm10, ymm10, ymm14\n", $ahead, $rows);
             )*
         };
     }
 
     heights! {
-        one_u8 one_i8 1 [0 "r0" r0 "ymm0" "ymm1"]
-        two_u8 two_i8 2 [0 "r0" r0 "ymm0" "ymm1", 1 "r1" r1 "ymm2" "ymm3"]
-        three_u8 three_i8 3 [0 "r0" r0 "ymm0" "ymm1", 1 "r1" r1 "ymm2" "ymm3", 2 "r2" r2 "ymm4" "ymm5"]
-        four_u8 four_i8 4 [
+        one_u8 one_i8 1
+        "prefetcht0 byte ptr [{b} + 2048]\nprefetcht0 byte ptr [{b} + 2112]\nprefetcht0 byte ptr [{b} + 2176]\n"
+        [0 "r0" r0 "ymm0" "ymm1"]
+        two_u8 two_i8 2 "" [0 "r0" r0 "ymm0" "ymm1", 1 "r1" r1 "ymm2" "ymm3"]
+        three_u8 three_i8 3 "" [0 "r0" r0 "ymm0" "ymm1", 1 "r1" r1 "ymm2" "ymm3", 2 "r2" r2 "ymm4" "ymm5"]
+        four_u8 four_i8 4 "" [
             0 "r0" r0 "ymm0" "ymm1", 1 "r1" r1 "ymm2" "ymm3", 2 "r2" r2 "ymm4" "ymm5", 3 "r3" r3 "ymm6" "ymm7"
         ]
-        five_u8 five_i8 5 [
+        five_u8 five_i8 5 "" [
             0 "r0" r0 "ymm0" "ymm1", 1 "r1" r1 "ymm2" "ymm3", 2 "r2" r2 "ymm4" "ymm5", 3 "r3" r3 "ymm6" "ymm7",
             4 "r4" r4 "ymm8" "ymm9"
         ]
