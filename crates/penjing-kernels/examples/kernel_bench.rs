@@ -9,7 +9,7 @@ use penjing_kernels::{
     Ctx, Isa, Pool,
     conv::{ConvShape, ConvWeights, conv, conv_input_grad, conv_weight_grad},
     fma_peak,
-    gemm::{Clamp, Epilogue, GemmShape, Lhs, Mat, PackedRhs, Rhs, gemm},
+    gemm::{Clamp, Epilogue, GemmShape, Mat, PackedRhs, Rhs, gemm},
     pool2d::{PoolShape, max_pool, max_pool_grad},
 };
 use std::time::Instant;
@@ -37,7 +37,7 @@ fn dense(cx: Ctx<'_>, peak: f64) -> Result<(), Box<dyn std::error::Error>> {
             (" (B packed)", Rhs::Packed(&packed)),
         ];
         for (layout, b) in layouts {
-            let a = Lhs::Plain(Mat::rows(&a, k));
+            let a = Mat::rows(&a, k);
             let seconds = best(|| gemm(cx, shape, a, b, &Epilogue::default(), &mut c, n))?;
             line(&format!("gemm {m}x{n}x{k}{layout}"), (2 * m * n * k) as f64, seconds, peak);
         }

@@ -148,17 +148,34 @@ pub(crate) fn erf<M: Math>(x: f32) -> f32 {
     if x.abs() >= 1.0 { large } else { small }
 }
 
-/// x·Φ(x), within 8·2⁻²⁴·|x|.
+/// x·Φ(x), within 8·2⁻²⁴·|x|: with erf z as z·P(z²)/Q(z²), a fit of least greatest relative error (2e-8) up to 3.925.
 #[inline(always)]
 pub(crate) fn gelu<M: Math>(x: f32) -> f32 {
-    x * 0.5 * (erf::<M>(x * std::f32::consts::FRAC_1_SQRT_2) + 1.0)
+    // Here z·P/Q is exactly 1, with fused and with separate roundings, so larger arguments give 0 or x.
+    const ONE: f32 = 3.880_002_5;
+    let z = x * std::f32::consts::FRAC_1_SQRT_2;
+    let z = if z > ONE { ONE } else { z };
+    let z = if z < -ONE { -ONE } else { z };
+    let s = z * z;
+    let p = M::fma(s, 2.046_045_2e-6, 2.848_439_7e-4);
+    let p = M::fma(s, p, 3.772_524_4e-3);
+    let p = M::fma(s, p, 5.276_921_8e-2);
+    let p = M::fma(s, p, 1.905_930_2e-1);
+    let p = M::fma(s, p, std::f32::consts::FRAC_2_SQRT_PI);
+    let q = M::fma(s, 3.804_798_2e-5, 1.163_853_5e-3);
+    let q = M::fma(s, q, 1.498_314_4e-2);
+    let q = M::fma(s, q, 1.141_824_3e-1);
+    let q = M::fma(s, q, 5.022_414e-1);
+    let q = M::fma(s, q, 1.0);
+    let half = 0.5 * x;
+    M::fma(half, z * p / q, half)
 }
 
-/// x/2·(1 + tanh(√(2/π)·(x + 0.044715·x³))) (Hendrycks & Gimpel 2016), within 12·2⁻²⁴·|x|.
+/// x/2·(1 + tanh(√(2/π)·(x + 0.044715·x³))) (Hendrycks & Gimpel 2016), within 12·2⁻²⁴·|x|: as x / (1 + e⁻²ᵗ).
 #[inline(always)]
 pub(crate) fn gelu_tanh<M: Math>(x: f32) -> f32 {
-    let inner = M::fma(x * x * x, 0.044_715, x) * 0.797_884_6;
-    x * 0.5 * (tanh::<M>(inner) + 1.0)
+    let inner = M::fma(x * x * x, 0.044_715, x) * -1.595_769;
+    x / (1.0 + exp::<M>(inner))
 }
 
 /// clamp(αx + β, 0, 1), within 2·2⁻²⁴·(|αx| + |β|).
@@ -301,5 +318,10 @@ pub(crate) mod tests {
         assert_eq!(tanh::<Fused>(f32::NEG_INFINITY), -1.0);
         assert_eq!(erf::<Fused>(f32::INFINITY), 1.0);
         assert_eq!(softplus::<Fused>(f32::INFINITY), f32::INFINITY);
+        for f in [gelu::<Plain>, gelu::<Fused>, gelu_tanh::<Plain>, gelu_tanh::<Fused>] {
+            assert_eq!([f(-1e30), f(-60.0), f(60.0), f(1e30)], [0.0, 0.0, 60.0, 1e30]);
+            assert_eq!(f(f32::INFINITY), f32::INFINITY);
+            assert!(f(f32::NAN).is_nan());
+        }
     }
 }

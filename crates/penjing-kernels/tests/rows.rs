@@ -12,7 +12,7 @@ use penjing_kernels::{
     conv::{ConvShape, ConvWeights, PackedConv, conv, conv_input_grad, conv_weight_grad},
     conv_last::{ConvEpilogue, Method, PackedConvLast, conv_last},
     elementwise::{BinaryOp, Input, Output, ProgramBuilder, UnaryOp, run_program},
-    gemm::{Batch, Clamp, Epilogue, GemmShape, Lhs, Mat, Rhs, gemm, gemm_batched},
+    gemm::{Batch, Clamp, Epilogue, GemmShape, Mat, Rhs, gemm, gemm_batched},
     int8::{
         ByteType, Bytes, BytesMut, Grid, Limits, PackedQConvLast, PackedQGemm, QEpilogue, QOut, QTensor, Scales,
         WeightLayout, dequantize, fake_quant, qconv_last, qgemm, quantize,
@@ -111,7 +111,7 @@ fn dense(cx: Ctx<'_>, batched: bool) -> Vec<Point> {
         let batch = Batch { dims: [1, 1], a: [0, 0], b: [0, 0], c: [0, 0] };
         gemm_batched(cx, shape, &batch, Mat::rows(&a, k), Mat::rows(&b, n), &e, &mut c, n).unwrap();
     } else {
-        gemm(cx, shape, Lhs::Plain(Mat::rows(&a, k)), Rhs::Plain(Mat::rows(&b, n)), &e, &mut c, n).unwrap();
+        gemm(cx, shape, Mat::rows(&a, k), Rhs::Plain(Mat::rows(&b, n)), &e, &mut c, n).unwrap();
     }
     (0..m * n)
         .map(|i| {

@@ -4,7 +4,7 @@ use super::{Call, Kernel, RunError, Site, conv::activation};
 use penjing_ir::{MachineOp, Op};
 use penjing_kernels::{
     Activation, KernelError,
-    gemm::{Accumulate, Batch, Bias, Epilogue, GemmShape, Lhs, Mat, PackedRhs, Rhs, gemm, gemm_batched},
+    gemm::{Accumulate, Batch, Bias, Epilogue, GemmShape, Mat, PackedRhs, Rhs, gemm, gemm_batched},
 };
 
 pub(super) fn select(site: &Site, op: &Op) -> Option<Kernel> {
@@ -60,7 +60,7 @@ fn single(site: &Site, mut p: Product) -> Option<Kernel> {
     let reads = (0..site.operands.len()).filter(|&i| i != 1 || packed.is_none()).collect();
     let kernel = Kernel::call(site, &tail.name("f32-f32-f32w-gemm"), move |call| {
         let c = call.views.write::<f32>(0)?;
-        let a = Lhs::Plain(p.a(call.views.read::<f32>(0)?));
+        let a = p.a(call.views.read::<f32>(0)?);
         let b = match &packed {
             Some(packed) => Rhs::Packed(packed),
             None => Rhs::Plain(p.b(call.views.read::<f32>(1)?)),

@@ -9,8 +9,9 @@ use crate::{
     Ctx, Isa, KernelError,
     error::check_len,
     gemm::{
-        Bias, COut, CSink, Clamp, Epilogue, Mat,
+        Bias, Clamp, Epilogue, Mat,
         pack::{k_blocks, pack_rows},
+        sink::{COut, CSink},
         tile::{Block, F32, RowPanels, run_block},
     },
     isa::{Math, per_isa},

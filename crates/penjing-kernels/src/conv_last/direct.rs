@@ -4,10 +4,7 @@ use super::window::Parts;
 use crate::{
     Ctx,
     conv::ConvShape,
-    igemm::{
-        PackedB, Rows, TASK_ROWS,
-        tile::{F32, Kind},
-    },
+    igemm::{PackedB, Rows, TASK_ROWS},
     scratch::with_scratch,
 };
 use bytemuck::Pod;
@@ -29,7 +26,7 @@ fn merges(s: &ConvShape) -> bool {
 }
 
 /// Packs `w`, `[O, C / groups, KH, KW]`, one product a group.
-pub(crate) fn pack(s: &ConvShape, w: &[f32]) -> Vec<PackedB<F32>> {
+pub(crate) fn pack(s: &ConvShape, w: &[f32]) -> Vec<PackedB> {
     (0..s.groups)
         .map(|group| {
             pack_group(s, |o, c, tap| {
@@ -40,7 +37,7 @@ pub(crate) fn pack(s: &ConvShape, w: &[f32]) -> Vec<PackedB<F32>> {
 }
 
 /// Packs one group's weights, given as `at(output channel, input channel, tap)`, both channels within the group.
-pub(crate) fn pack_group<K: Kind>(s: &ConvShape, at: impl Fn(usize, usize, usize) -> K::B) -> PackedB<K> {
+fn pack_group(s: &ConvShape, at: impl Fn(usize, usize, usize) -> f32) -> PackedB {
     let (runs, run_len) = runs(s);
     let taps = s.kernel[0] * s.kernel[1];
     // Where each k lies: a division for every weight would be most of the work.
@@ -66,7 +63,7 @@ pub(crate) trait GroupWeights: Sync {
 /// Elements that may be read after a run.
 const SLACK: usize = 4;
 
-impl GroupWeights for PackedB<F32> {
+impl GroupWeights for PackedB {
     type X = f32;
 
     fn panels(&self) -> usize {
@@ -74,7 +71,7 @@ impl GroupWeights for PackedB<F32> {
     }
 
     fn run_span(&self) -> usize {
-        PackedB::run_span(self)
+        PackedB::run_len(self)
     }
 }
 

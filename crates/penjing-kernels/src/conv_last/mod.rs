@@ -16,7 +16,7 @@ use crate::{
     activation::Activation,
     conv::ConvShape,
     error::check_len,
-    igemm::{PackedB, finish::Finish, multiply, tile::F32},
+    igemm::{PackedB, finish::Finish, multiply},
     pool::Disjoint,
 };
 
@@ -71,13 +71,13 @@ pub struct PackedConvLast {
 
 enum Weights {
     /// One product a group.
-    Direct(Vec<PackedB<F32>>),
+    Direct(Vec<PackedB>),
     /// `[C / 8][tap][8]`.
     Depthwise(Vec<f32>),
     /// 16 matrices of F(2, 3).
-    Winograd2(Vec<PackedB<F32>>),
+    Winograd2(Vec<PackedB>),
     /// 36 matrices of F(4, 3).
-    Winograd4(Vec<PackedB<F32>>),
+    Winograd4(Vec<PackedB>),
 }
 
 /// What of a shape the packed weights depend on.
@@ -198,7 +198,7 @@ pub fn conv_last(
                     residual: epilogue.residual,
                     activation: epilogue.activation,
                 };
-                multiply(cx.isa, &task.rows, task.weights, task.columns, &finish);
+                multiply(cx.isa, &task.rows, 1, &task.weights.view(), task.columns, &finish);
             });
         }
     }

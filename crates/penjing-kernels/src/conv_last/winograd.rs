@@ -15,7 +15,7 @@ use crate::{
     activation::Activation,
     conv::ConvShape,
     gemm::tile::NR,
-    igemm::{PackedB, Rows, finish::Finish, multiply, tile::F32},
+    igemm::{PackedB, Rows, finish::Finish, multiply},
     lanes::{LANES, Lanes, per_lanes},
     pool::Disjoint,
     scratch::with_scratch,
@@ -140,7 +140,7 @@ pub(super) fn gain(s: &ConvShape) -> Option<Gain> {
 }
 
 /// The transformed weights of `w`, `[O, C, 3, 3]`: one matrix `[C, O]` for each of the T² products.
-pub(crate) fn pack<F: Form<T, M>, const T: usize, const M: usize>(s: &ConvShape, w: &[f32]) -> Vec<PackedB<F32>> {
+pub(crate) fn pack<F: Form<T, M>, const T: usize, const M: usize>(s: &ConvShape, w: &[f32]) -> Vec<PackedB> {
     (0..T * T)
         .map(|k| {
             let (rows, cols) = (F::G[k / T], F::G[k % T]);
@@ -180,7 +180,7 @@ pub(crate) fn run<F: Form<T, M> + Transform, const T: usize, const M: usize>(
     cx: Ctx<'_>,
     s: &ConvShape,
     x: &[f32],
-    w: &[PackedB<F32>],
+    w: &[PackedB],
     e: &ConvEpilogue<'_>,
     y: &Disjoint<'_, f32>,
 ) {
@@ -203,7 +203,7 @@ pub(crate) fn run<F: Form<T, M> + Transform, const T: usize, const M: usize>(
 fn run_block<F: Form<T, M> + Transform, const T: usize, const M: usize>(
     cx: Ctx<'_>,
     t: &Tiles<'_>,
-    w: &[PackedB<F32>],
+    w: &[PackedB],
     block: Range<usize>,
 ) {
     let n = block.len();
@@ -233,7 +233,8 @@ fn run_block<F: Form<T, M> + Transform, const T: usize, const M: usize>(
                     residual: None,
                     activation: Activation::NONE,
                 };
-                multiply(cx.isa, &Rows { data, bases: &bases, offsets: &[0] }, &w[k], 0..w[k].panels(), &sink);
+                let rows = Rows { data, bases: &bases, offsets: &[0] };
+                multiply(cx.isa, &rows, 1, &w[k].view(), 0..w[k].panels(), &sink);
             });
             // SAFETY: as above; the products' tasks have ended, and no two tiles share an output.
             each_part(&|part| unsafe {

@@ -1,6 +1,6 @@
 //! Many products of one shape, as attention has: two batch axes with their own strides.
 
-use super::{COut, Epilogue, GemmShape, Lhs, Mat, Rhs, check, geometry, product_into, span};
+use super::{COut, Epilogue, GemmShape, Mat, Rhs, check, geometry, product_into, span};
 use crate::{Ctx, KernelError, error::product, pool::Disjoint};
 
 /// Multiply-adds of one product from which its own tasks are worth more than one task a product.
@@ -40,7 +40,7 @@ pub fn gemm_batched(
             .ok_or(geometry("a batch stride overflows"))
     };
     let (last_a, last_b, last_c) = (last(batch.a)?, last(batch.b)?, last(batch.c)?);
-    check(shape, Lhs::Plain(at(a, last_a)), Rhs::Plain(at(b, last_b)), epilogue)?;
+    check(shape, at(a, last_a), Rhs::Plain(at(b, last_b)), epilogue)?;
     check_disjoint(shape, batch, c_row_stride)?;
     let need = span(shape.m, c_row_stride, shape.n, 1).and_then(|s| s.checked_add(last_c)).unwrap_or(usize::MAX);
     if need > c.len() {
@@ -57,7 +57,7 @@ pub fn gemm_batched(
         // SAFETY: the last product ends inside C, products do not overlap (`check_disjoint`), and each runs once.
         unsafe {
             let out = COut { ptr: c.as_ptr().add(offset(batch.c)), row_stride: c_row_stride };
-            product_into(cx, shape, Lhs::Plain(a), Rhs::Plain(b), &epilogue, out);
+            product_into(cx, shape, a, Rhs::Plain(b), &epilogue, out);
         }
     };
     if shape.m * shape.n * shape.k >= LARGE {

@@ -1,6 +1,6 @@
 //! Products of one row (or one column), where packing would cost more than the product.
 
-use super::{Accumulate, Bias, COut, Epilogue, GemmShape, Mat};
+use super::{Accumulate, Bias, Epilogue, GemmShape, Mat, product::SMALL, sink::COut};
 use crate::{
     Ctx,
     isa::{Math, per_isa},
@@ -76,7 +76,7 @@ pub(super) unsafe fn try_gemv(
         }
         epilogue.act.apply(cx.isa, out);
     };
-    if n * k < super::SMALL {
+    if n * k < SMALL {
         out.chunks_mut(COLS).enumerate().for_each(|(t, out)| task(t, out));
     } else {
         cx.pool.run_chunks(out, COLS, &task);

@@ -3,8 +3,12 @@
 use super::{
     Mat,
     tile::{NR, RowPanels},
+    transpose::transpose,
 };
-use crate::isa::{Math, per_isa};
+use crate::{
+    Isa,
+    isa::{Math, per_isa},
+};
 use std::ops::Range;
 
 /// Most depth of a k-block: a column panel of 320 × 16 f32 is 20 KiB and stays in the first-level cache.
@@ -16,19 +20,22 @@ pub(crate) fn k_blocks(k: usize) -> impl Iterator<Item = Range<usize>> {
     (0..count).map(move |i| k * i / count..k * (i + 1) / count)
 }
 
-/// Elements of the packed column panels of `n` columns and `k` rows.
-pub(crate) fn packed_cols_len(n: usize, k: usize) -> Option<usize> {
-    n.div_ceil(NR).checked_mul(NR)?.checked_mul(k)
-}
-
 per_isa! {
     /// Packs row panel `panel` of `a` over the columns `k` into `out`: `[k][rows of the panel]`.
     pub(crate) fn pack_rows(a: &Mat<'_>, rows: RowPanels, panel: usize, k: Range<usize>, out: &mut [f32]) = pack_rows_body
 }
 
+/// Packs the columns `cols` (at most 16) of `b` over the rows `k` into `out`: `[k][16]`, zero past the last column.
+pub(crate) fn pack_cols(isa: Isa, b: &Mat<'_>, cols: Range<usize>, k: Range<usize>, out: &mut [f32]) {
+    if b.row_stride == 1 && cols.len() == NR {
+        let first = cols.start * b.col_stride + k.start;
+        return transpose(isa, [NR, k.len()], &b.data[first.min(b.data.len())..], b.col_stride, out, NR);
+    }
+    pack_any(isa, b, cols, k, out);
+}
+
 per_isa! {
-    /// Packs the columns `cols` (at most 16) of `b` over the rows `k` into `out`: `[k][16]`, zero past the last column.
-    pub(crate) fn pack_cols(b: &Mat<'_>, cols: Range<usize>, k: Range<usize>, out: &mut [f32]) = pack_cols_body
+    fn pack_any(b: &Mat<'_>, cols: Range<usize>, k: Range<usize>, out: &mut [f32]) = pack_cols_body
 }
 
 #[inline(always)]

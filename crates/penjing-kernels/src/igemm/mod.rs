@@ -3,7 +3,7 @@
 //! A matrix product is the case of one run and bases `m * lda`. A channels-last convolution has a row for every output
 //! pixel and a run for every kernel row, because the taps (kx, c) of a kernel row are consecutive in memory; neither an
 //! im2col copy nor a packed A is needed (compare Dukhan, "The Indirect Convolution Algorithm", arXiv:1907.02129, which keeps
-//! pointers for every tap). B is packed once.
+//! pointers for every tap). B is packed, once where it is constant.
 //!
 //! [`multiply`] is one task: some rows by some column panels. Its order is column group → k-block → panel → row tile: a
 //! panel's k-block stays in the first-level cache while the rows, which stay in the second, pass by, and B is read once.
@@ -12,67 +12,72 @@ pub(crate) mod finish;
 pub(crate) mod tile;
 
 use crate::{
-    Isa,
+    Ctx, Isa,
     gemm::tile::{Acc, MR, NR, RowPanels, Sink},
+    pool::Disjoint,
     scratch::with_scratch,
 };
-use bytemuck::Zeroable;
 use std::ops::Range;
-use tile::{Ahead, Kind, Start, Stretch};
+use tile::{Ahead, Start, Stretch};
 
-/// Bytes of one column panel's k-block: half of a 32 KiB first-level cache; the rest is for A and C.
-const PANEL_BYTES: usize = 16 << 10;
+/// Steps of the deepest k-block: a panel's takes half of a 32 KiB first-level cache; the rest is for A and C.
+const DEEPEST: usize = (16 << 10) / (NR * size_of::<f32>());
 /// Panels of a column group: the sums of 96 rows by 128 columns (48 KiB) share the second-level cache with A.
 const GROUP_PANELS: usize = 8;
 /// Steps that packing takes of one column at a time: a cache line of f32 weights.
 const PACK_STEPS: usize = 16;
+/// Panels of a task of packing.
+const PACK_PANELS: usize = 4;
+/// Elements below which packing is not shared: waking a thread costs more.
+const SMALL: usize = 1 << 14;
 /// Rows of a task that its users aim at.
 pub(crate) const TASK_ROWS: usize = 96;
 
-/// B packed into panels of 16 columns, k-block after k-block, `[k-block][panel][step][16][GROUP]`.
-pub(crate) struct PackedB<K: Kind> {
+/// B packed into panels of 16 columns, k-block after k-block, `[k-block][panel][step][16]`.
+pub(crate) struct PackedB {
     n: usize,
     runs: usize,
     run_len: usize,
     /// Steps of each k-block.
     blocks: Vec<Range<usize>>,
-    data: Vec<K::B>,
-    /// `[k-block][panel]`
-    prepared: Vec<K::Panel>,
+    data: Vec<f32>,
 }
 
-impl<K: Kind> PackedB<K> {
+/// Writes steps of a panel, `[step][16]`, with zeros past the last column: `fill(steps, panel, out)`.
+pub(crate) type Fill<'a> = dyn Fn(Range<usize>, usize, &mut [f32]) + Sync + 'a;
+
+impl PackedB {
     /// Packs `runs` runs of `run_len` elements by `n` columns; `at(run, j, column)` is an element of B.
-    pub(crate) fn new(n: usize, runs: usize, run_len: usize, at: impl Fn(usize, usize, usize) -> K::B) -> PackedB<K> {
-        let run_steps = run_len.div_ceil(K::GROUP);
-        let blocks = k_blocks(runs * run_steps, PANEL_BYTES / (NR * K::GROUP * size_of::<K::B>()));
+    pub(crate) fn new(n: usize, runs: usize, run_len: usize, at: impl Fn(usize, usize, usize) -> f32) -> PackedB {
+        let blocks = k_blocks(runs * run_len);
         let panels = n.div_ceil(NR);
-        let mut data = Vec::with_capacity(runs * run_steps * K::GROUP * panels * NR);
-        let mut prepared = Vec::with_capacity(blocks.len() * panels);
+        let mut data = Vec::with_capacity(runs * run_len * panels * NR);
         for block in &blocks {
-            let stretches: Vec<usize> = stretches(run_steps, block).map(|s| s.len()).collect();
             for panel in 0..panels {
                 let start = data.len();
-                data.resize(start + block.len() * NR * K::GROUP, K::B::zeroed());
+                data.resize(start + block.len() * NR, 0.0);
                 // Some steps of a column after those of another: columns lie far apart, steps often side by side.
-                for (chunk, out) in data[start..].chunks_mut(PACK_STEPS * NR * K::GROUP).enumerate() {
+                for (chunk, out) in data[start..].chunks_mut(PACK_STEPS * NR).enumerate() {
                     let first = block.start + chunk * PACK_STEPS;
-                    let steps: Vec<(usize, usize)> = (first..first + out.len() / (NR * K::GROUP))
-                        .map(|step| (step / run_steps, step % run_steps * K::GROUP))
-                        .collect();
+                    let steps: Vec<(usize, usize)> =
+                        (first..first + out.len() / NR).map(|step| (step / run_len, step % run_len)).collect();
                     for column in panel * NR..n.min((panel + 1) * NR) {
-                        for (&(run, first), out) in steps.iter().zip(out.chunks_exact_mut(NR * K::GROUP)) {
-                            let out = &mut out[column % NR * K::GROUP..][..K::GROUP.min(run_len - first)];
-                            for (j, out) in (first..).zip(out) {
-                                *out = at(run, j, column);
-                            }
+                        for (&(run, j), out) in steps.iter().zip(out.chunks_exact_mut(NR)) {
+                            out[column % NR] = at(run, j, column);
                         }
                     }
                 }
-                prepared.push(K::panel(&mut data[start..], &stretches));
             }
         }
-        PackedB { n, runs, run_len, blocks, data, prepared }
+        PackedB { n, runs, run_len, blocks, data }
+    }
+
+    /// Packs one run of `depth` elements by `n` columns on the threads of a pool.
+    pub(crate) fn filled(cx: Ctx<'_>, n: usize, depth: usize, fill: &Fill<'_>) -> PackedB {
+        let blocks = k_blocks(depth);
+        let mut data = vec![0.0; depth * n.next_multiple_of(NR)];
+        fill_panels(cx, n, &blocks, &mut data, fill);
+        PackedB { n, runs: 1, run_len: depth, blocks, data }
     }
 
     /// Bytes held.
@@ -85,40 +90,88 @@ impl<K: Kind> PackedB<K> {
         self.n.div_ceil(NR)
     }
 
-    /// Elements that a run of A is read for: its length rounded up to whole steps.
-    pub(crate) fn run_span(&self) -> usize {
-        self.run_len.next_multiple_of(K::GROUP)
+    /// Elements of a run.
+    pub(crate) fn run_len(&self) -> usize {
+        self.run_len
+    }
+
+    /// The panels, borrowed.
+    pub(crate) fn view(&self) -> Panels<'_> {
+        Panels { n: self.n, runs: self.runs, run_len: self.run_len, blocks: &self.blocks, data: &self.data }
+    }
+}
+
+/// Calls `f` with one run of `depth` elements by `n` columns, packed into working memory.
+pub(crate) fn with_panels(cx: Ctx<'_>, n: usize, depth: usize, fill: &Fill<'_>, f: impl FnOnce(&Panels<'_>)) {
+    let blocks = k_blocks(depth);
+    with_scratch::<f32, _>(depth * n.next_multiple_of(NR), |data| {
+        fill_panels(cx, n, &blocks, data, fill);
+        f(&Panels { n, runs: 1, run_len: depth, blocks: &blocks, data });
+    });
+}
+
+fn fill_panels(cx: Ctx<'_>, n: usize, blocks: &[Range<usize>], data: &mut [f32], fill: &Fill<'_>) {
+    let panels = n.div_ceil(NR);
+    let small = data.len() < SMALL;
+    let out = Disjoint::new(data);
+    let task = |t: usize| {
+        for block in blocks {
+            for panel in t * PACK_PANELS..panels.min((t + 1) * PACK_PANELS) {
+                let len = block.len() * NR;
+                // SAFETY: each panel of each k-block has its own part and is packed by one task.
+                let out = unsafe { out.slice(block.start * panels * NR + panel * len, len) };
+                fill(block.clone(), panel, out);
+            }
+        }
+    };
+    let tasks = panels.div_ceil(PACK_PANELS);
+    if small { (0..tasks).for_each(task) } else { cx.pool.run(tasks, &task) }
+}
+
+/// A borrowed [`PackedB`].
+#[derive(Clone, Copy)]
+pub(crate) struct Panels<'a> {
+    n: usize,
+    runs: usize,
+    run_len: usize,
+    blocks: &'a [Range<usize>],
+    data: &'a [f32],
+}
+
+impl Panels<'_> {
+    /// Panels of 16 columns.
+    pub(crate) fn count(&self) -> usize {
+        self.n.div_ceil(NR)
+    }
+
+    /// Elements of a column.
+    pub(crate) fn depth(&self) -> usize {
+        self.runs * self.run_len
     }
 
     /// A panel's part of a k-block.
-    fn panel(&self, block: &Range<usize>, panel: usize) -> &[K::B] {
-        let len = block.len() * NR * K::GROUP;
-        let start = block.start * self.panels() * NR * K::GROUP + panel * len;
+    fn panel(&self, block: &Range<usize>, panel: usize) -> &[f32] {
+        let len = block.len() * NR;
+        let start = block.start * self.count() * NR + panel * len;
         &self.data[start..start + len]
     }
 
-    /// The stretches of a k-block.
-    fn stretches(&self, block: &Range<usize>, offsets: &[usize]) -> Vec<Stretch> {
-        let run_steps = self.run_span() / K::GROUP;
-        stretches(run_steps, block)
-            .map(|s| Stretch { offset: offsets[s.start / run_steps] + s.start % run_steps * K::GROUP, steps: s.len() })
-            .collect()
+    /// The parts of `block` that lie in one run each.
+    fn stretches(&self, block: &Range<usize>, offsets: &[usize], step: usize) -> Vec<Stretch> {
+        let (mut first, mut found) = (block.start, Vec::new());
+        while first < block.end {
+            let (run, j) = (first / self.run_len, first % self.run_len);
+            let end = block.end.min((run + 1) * self.run_len);
+            found.push(Stretch { offset: offsets[run] + j * step, steps: end - first, step });
+            first = end;
+        }
+        found
     }
 }
 
-/// The parts of `block` that lie in one run of `run_steps` steps each.
-fn stretches(run_steps: usize, block: &Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
-    let (mut step, end) = (block.start, block.end);
-    std::iter::from_fn(move || {
-        let first = step;
-        step = end.min((first / run_steps.max(1) + 1) * run_steps);
-        (first < end).then_some(first..step)
-    })
-}
-
-/// `0..steps` cut into blocks of nearly equal depth, at most `deepest`, at multiples of 8 where there are several.
-fn k_blocks(steps: usize, deepest: usize) -> Vec<Range<usize>> {
-    let count = steps.div_ceil(deepest);
+/// `0..steps` cut into blocks of nearly equal depth, at most [`DEEPEST`], at multiples of 8 where there are several.
+fn k_blocks(steps: usize) -> Vec<Range<usize>> {
+    let count = steps.div_ceil(DEEPEST);
     let cut = |i: usize| if i == count { steps } else { steps * i / count / 8 * 8 };
     (0..count).map(|i| cut(i)..cut(i + 1)).collect()
 }
@@ -134,102 +187,104 @@ pub(crate) struct Rows<'a, A> {
 }
 
 /// Multiplies the rows by the columns of `panels`, and hands every tile to `sink`: row 0 is the first of `rows`, columns are
-/// those of B. Without any depth the sums are zero.
+/// those of B. The elements of a run are `step` apart. Without any depth the sums are zero.
 ///
 /// # Panics
 /// A run of a row lies outside `rows.data`, or there are other numbers of runs in `rows` and `b`.
-pub(crate) fn multiply<K: Kind, S: Sink<K::Sum>>(
+pub(crate) fn multiply<S: Sink<f32>>(
     isa: Isa,
-    rows: &Rows<'_, K::A>,
-    b: &PackedB<K>,
+    rows: &Rows<'_, f32>,
+    step: usize,
+    b: &Panels<'_>,
     panels: Range<usize>,
     sink: &S,
 ) {
-    assert!(rows.offsets.len() == b.runs && panels.end <= b.panels(), "rows and packed columns belong together");
+    assert!(rows.offsets.len() == b.runs && panels.end <= b.count(), "rows and packed columns belong together");
     if rows.bases.is_empty() {
         return;
     }
-    let farthest = |of: &[usize]| of.iter().max().copied().unwrap_or(0);
-    let end = farthest(rows.bases) + farthest(rows.offsets) + b.run_span();
-    assert!(b.runs == 0 || end <= rows.data.len(), "every run lies inside A");
     if b.blocks.is_empty() {
         put_zeros(rows.bases.len(), b, panels, sink);
         return;
     }
+    let farthest = |of: &[usize]| of.iter().max().copied().unwrap_or(0);
+    let last = farthest(rows.bases) + farthest(rows.offsets) + (b.run_len - 1) * step;
+    assert!(last < rows.data.len(), "every run lies inside A");
     // Sums wait here for the next k-block, `[panel of the group][row][16]`. It is made here because a closure would not be
     // compiled for the level.
     let waiting = if b.blocks.len() == 1 { 0 } else { rows.bases.len() * GROUP_PANELS * NR };
-    with_scratch::<K::Sum, _>(waiting, |sums| match isa.usable() {
+    with_scratch::<f32, _>(waiting, |sums| match isa.usable() {
         // SAFETY: the rows' runs lie inside A (checked above).
         Isa::Generic => unsafe {
-            tiles::<K, S>(rows, b, panels, sink, sums, |rows, at, s, b, p, start, ahead, acc| match rows.len() {
-                1 => K::tile::<1>(&pointers(at, rows), s, b, p, start, ahead, acc),
-                2 => K::tile::<2>(&pointers(at, rows), s, b, p, start, ahead, acc),
-                3 => K::tile::<3>(&pointers(at, rows), s, b, p, start, ahead, acc),
-                4 => K::tile::<4>(&pointers(at, rows), s, b, p, start, ahead, acc),
-                5 => K::tile::<5>(&pointers(at, rows), s, b, p, start, ahead, acc),
-                _ => K::tile::<6>(&pointers(at, rows), s, b, p, start, ahead, acc),
+            tiles(rows, step, b, panels, sink, sums, |rows, at, s, b, start, ahead, acc| match rows.len() {
+                1 => tile::generic::<1>(&pointers(at, rows), s, b, start, ahead, acc),
+                2 => tile::generic::<2>(&pointers(at, rows), s, b, start, ahead, acc),
+                3 => tile::generic::<3>(&pointers(at, rows), s, b, start, ahead, acc),
+                4 => tile::generic::<4>(&pointers(at, rows), s, b, start, ahead, acc),
+                5 => tile::generic::<5>(&pointers(at, rows), s, b, start, ahead, acc),
+                _ => tile::generic::<6>(&pointers(at, rows), s, b, start, ahead, acc),
             });
         },
         // SAFETY: as above; `usable` returns `Avx2` only where the host has AVX2 and FMA.
-        Isa::Avx2 => unsafe { multiply_avx2::<K, S>(rows, b, panels, sink, sums) },
+        Isa::Avx2 => unsafe { multiply_avx2(rows, step, b, panels, sink, sums) },
     });
 }
 
 /// # Safety
 /// The rows' runs lie inside A; the host has AVX2 and FMA.
 #[cfg_attr(target_arch = "x86_64", target_feature(enable = "avx2,fma"))]
-unsafe fn multiply_avx2<K: Kind, S: Sink<K::Sum>>(
-    rows: &Rows<'_, K::A>,
-    b: &PackedB<K>,
+unsafe fn multiply_avx2<S: Sink<f32>>(
+    rows: &Rows<'_, f32>,
+    step: usize,
+    b: &Panels<'_>,
     panels: Range<usize>,
     sink: &S,
-    sums: &mut [K::Sum],
+    sums: &mut [f32],
 ) {
     // SAFETY: this function's contract.
     unsafe {
-        tiles::<K, S>(rows, b, panels, sink, sums, |rows, at, s, b, p, start, ahead, acc| match rows.len() {
-            1 => K::tile_avx2::<1>(&pointers(at, rows), s, b, p, start, ahead, acc),
-            2 => K::tile_avx2::<2>(&pointers(at, rows), s, b, p, start, ahead, acc),
-            3 => K::tile_avx2::<3>(&pointers(at, rows), s, b, p, start, ahead, acc),
-            4 => K::tile_avx2::<4>(&pointers(at, rows), s, b, p, start, ahead, acc),
-            5 => K::tile_avx2::<5>(&pointers(at, rows), s, b, p, start, ahead, acc),
-            _ => K::tile_avx2::<6>(&pointers(at, rows), s, b, p, start, ahead, acc),
+        tiles(rows, step, b, panels, sink, sums, |rows, at, s, b, start, ahead, acc| match rows.len() {
+            1 => tile::avx2::<1>(&pointers(at, rows), s, b, start, ahead, acc),
+            2 => tile::avx2::<2>(&pointers(at, rows), s, b, start, ahead, acc),
+            3 => tile::avx2::<3>(&pointers(at, rows), s, b, start, ahead, acc),
+            4 => tile::avx2::<4>(&pointers(at, rows), s, b, start, ahead, acc),
+            5 => tile::avx2::<5>(&pointers(at, rows), s, b, start, ahead, acc),
+            _ => tile::avx2::<6>(&pointers(at, rows), s, b, start, ahead, acc),
         });
     }
 }
 
 /// The first elements of R rows.
 #[inline(always)]
-fn pointers<A, const R: usize>(data: *const A, bases: &[usize]) -> [*const A; R] {
+fn pointers<const R: usize>(data: *const f32, bases: &[usize]) -> [*const f32; R] {
     std::array::from_fn(|r| data.wrapping_add(bases[r]))
 }
 
 /// # Safety
 /// The rows' runs lie inside A, and `tile(bases, A, stretches, B, start, ahead, acc)` may be called for such rows.
 #[inline(always)]
-unsafe fn tiles<K: Kind, S: Sink<K::Sum>>(
-    rows: &Rows<'_, K::A>,
-    b: &PackedB<K>,
+unsafe fn tiles<S: Sink<f32>>(
+    rows: &Rows<'_, f32>,
+    step: usize,
+    b: &Panels<'_>,
     panels: Range<usize>,
     sink: &S,
-    sums: &mut [K::Sum],
-    tile: impl Fn(&[usize], *const K::A, &[Stretch], *const K::B, &K::Panel, Start, &mut Ahead, *mut [K::Sum; NR]),
+    sums: &mut [f32],
+    tile: impl Fn(&[usize], *const f32, &[Stretch], *const f32, Start, &mut Ahead, *mut [f32; NR]),
 ) {
     let m = rows.bases.len();
-    let row_panels = RowPanels::lower(m, K::ROWS);
+    let row_panels = RowPanels::new(m);
     let ranges: Vec<Range<usize>> = (0..row_panels.count()).map(|t| row_panels.range(t)).collect();
     let last = b.blocks.len().saturating_sub(1);
     let blocks: Vec<(&Range<usize>, Vec<Stretch>)> =
-        b.blocks.iter().map(|block| (block, b.stretches(block, rows.offsets))).collect();
-    let mut acc = Acc([[K::Sum::zeroed(); NR]; MR]);
+        b.blocks.iter().map(|block| (block, b.stretches(block, rows.offsets, step))).collect();
+    let mut acc = Acc([[0.0; NR]; MR]);
     for first in panels.clone().step_by(GROUP_PANELS) {
         let group = first..panels.end.min(first + GROUP_PANELS);
         for (i, (block, stretches)) in blocks.iter().enumerate() {
             let start = if i == 0 { Start::Zero } else { Start::Acc };
             for (p, panel) in group.clone().enumerate() {
                 let data = b.panel(block, panel);
-                let known = &b.prepared[i * b.panels() + panel];
                 // What comes after: the next panel, k-block or column group.
                 let mut ahead = Ahead::new(if panel + 1 < group.end {
                     b.panel(block, panel + 1)
@@ -245,24 +300,15 @@ unsafe fn tiles<K: Kind, S: Sink<K::Sum>>(
                     let to = if last == 0 {
                         acc.0.as_mut_ptr()
                     } else {
-                        sums[at..at + r.len() * NR].as_mut_ptr().cast::<[K::Sum; NR]>()
+                        sums[at..at + r.len() * NR].as_mut_ptr().cast::<[f32; NR]>()
                     };
                     if i == last {
                         sink.prepare(r.start, r.len(), panel * NR);
                     }
-                    tile(
-                        &rows.bases[r.clone()],
-                        rows.data.as_ptr(),
-                        stretches,
-                        data.as_ptr(),
-                        known,
-                        start,
-                        &mut ahead,
-                        to,
-                    );
+                    tile(&rows.bases[r.clone()], rows.data.as_ptr(), stretches, data.as_ptr(), start, &mut ahead, to);
                     if i == last {
                         if last > 0 {
-                            let done: &[[K::Sum; NR]] = bytemuck::cast_slice(&sums[at..at + r.len() * NR]);
+                            let done: &[[f32; NR]] = bytemuck::cast_slice(&sums[at..at + r.len() * NR]);
                             acc.0[..r.len()].copy_from_slice(done);
                         }
                         let cols = NR.min(b.n - panel * NR);
@@ -274,8 +320,8 @@ unsafe fn tiles<K: Kind, S: Sink<K::Sum>>(
     }
 }
 
-fn put_zeros<K: Kind, S: Sink<K::Sum>>(m: usize, b: &PackedB<K>, panels: Range<usize>, sink: &S) {
-    let zero = Acc([[K::Sum::zeroed(); NR]; MR]);
+fn put_zeros<S: Sink<f32>>(m: usize, b: &Panels<'_>, panels: Range<usize>, sink: &S) {
+    let zero = Acc([[0.0; NR]; MR]);
     for row in 0..m {
         for panel in panels.clone() {
             sink.put(row, 1, panel * NR, NR.min(b.n - panel * NR), &zero);

@@ -1,21 +1,19 @@
 //! The register tile of indirect products: up to 6 rows by 16 columns; rows of A are read where they lie.
 //!
 //! As the tile of [`crate::gemm::tile`], but A is not packed: a row is a pointer, and the depth is cut into stretches of
-//! consecutive elements at the same distance from every row's pointer.
+//! elements at equal distances, which begin at the same distance from every row's pointer.
 
-use crate::{
-    gemm::tile::{MR, NR},
-    isa::prefetch,
-};
-use bytemuck::Pod;
+use crate::{gemm::tile::NR, isa::prefetch};
 
-/// Consecutive elements of each row, part of one k-block.
+/// Elements of each row at equal distances, part of one k-block.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stretch {
     /// First element, counted from the row's base.
     pub(crate) offset: usize,
-    /// Steps of the tile, [`Kind::GROUP`] elements each.
+    /// Elements of each row.
     pub(crate) steps: usize,
+    /// From one to the next; 1 where they are consecutive.
+    pub(crate) step: usize,
 }
 
 /// Memory that a tile asks for while it computes: the B of the tiles to come.
@@ -49,123 +47,64 @@ pub(crate) enum Start {
     Acc,
 }
 
-/// The element types of a product and their register tile.
+/// `acc[r][j] = start + Σ A[rows[r] + offset + i * step] · B[i][j]` over the elements of all stretches, in order.
 ///
-/// One step multiplies `GROUP` consecutive elements of a row by as many of each of 16 columns: B is packed as
-/// `[step][16][GROUP]`. A run whose length is no multiple of `GROUP` is continued with zeros in B, and A is read past its end.
-pub(crate) trait Kind: 'static {
-    /// An element of A.
-    type A: Pod + Send + Sync;
-    /// An element of packed B.
-    type B: Pod + Send + Sync;
-    /// A sum.
-    type Sum: Pod + Send + Sync;
-    /// Elements of a row that one step takes.
-    const GROUP: usize;
-    /// Most rows of a tile, at most [`MR`](crate::gemm::tile::MR).
-    const ROWS: usize;
-    /// What a tile knows of a panel's k-block beside the elements of B.
-    type Panel: Send + Sync;
-
-    /// Prepares a panel's k-block, `[step][16][GROUP]`, cut into stretches of so many steps; B may change.
-    fn panel(b: &mut [Self::B], stretches: &[usize]) -> Self::Panel;
-
-    /// `acc[r][j] = start + Σ A[rows[r] + offset + i] · B[i][j]` over the elements of all stretches, in order.
-    ///
-    /// # Safety
-    /// For every row, `offset .. offset + steps * GROUP` from its pointer is readable for every stretch; `b` has
-    /// `16 * GROUP` elements a step; `panel` was prepared for these stretches; `acc` has R rows of 16.
-    unsafe fn tile<const R: usize>(
-        rows: &[*const Self::A; R],
-        stretches: &[Stretch],
-        b: *const Self::B,
-        panel: &Self::Panel,
-        start: Start,
-        ahead: &mut Ahead,
-        acc: *mut [Self::Sum; NR],
-    );
-
-    /// As [`tile`](Self::tile).
-    ///
-    /// # Safety
-    /// As of [`tile`](Self::tile); the host has AVX2 and FMA.
-    unsafe fn tile_avx2<const R: usize>(
-        rows: &[*const Self::A; R],
-        stretches: &[Stretch],
-        b: *const Self::B,
-        panel: &Self::Panel,
-        start: Start,
-        ahead: &mut Ahead,
-        acc: *mut [Self::Sum; NR],
-    );
+/// # Safety
+/// For every row and stretch, the element `offset + i * step` from the row's pointer is readable for `i < steps`; `b` has 16
+/// elements a step; `acc` has R rows of 16.
+#[inline(always)]
+pub(crate) unsafe fn generic<const R: usize>(
+    rows: &[*const f32; R],
+    stretches: &[Stretch],
+    mut b: *const f32,
+    start: Start,
+    _ahead: &mut Ahead,
+    acc: *mut [f32; NR],
+) {
+    let mut c = [[0f32; NR]; R];
+    // SAFETY: this function's contract covers every read and write.
+    unsafe {
+        if start == Start::Acc {
+            c = acc.cast::<[[f32; NR]; R]>().read();
+        }
+        for s in stretches {
+            for p in 0..s.steps {
+                let br = b.cast::<[f32; NR]>().read();
+                for r in 0..R {
+                    let ar = *rows[r].add(s.offset + p * s.step);
+                    for j in 0..NR {
+                        c[r][j] += ar * br[j];
+                    }
+                }
+                b = b.add(NR);
+            }
+        }
+        acc.cast::<[[f32; NR]; R]>().write(c);
+    }
 }
 
-/// f32 by f32.
-pub(crate) struct F32;
-
-impl Kind for F32 {
-    type A = f32;
-    type B = f32;
-    type Sum = f32;
-    const GROUP: usize = 1;
-    const ROWS: usize = MR;
-    type Panel = ();
-
-    fn panel(_: &mut [f32], _: &[usize]) {}
-
-    #[inline(always)]
-    unsafe fn tile<const R: usize>(
-        rows: &[*const f32; R],
-        stretches: &[Stretch],
-        mut b: *const f32,
-        _: &(),
-        start: Start,
-        _ahead: &mut Ahead,
-        acc: *mut [f32; NR],
-    ) {
-        let mut c = [[0f32; NR]; R];
-        // SAFETY: this function's contract covers every read and write.
-        unsafe {
-            if start == Start::Acc {
-                c = acc.cast::<[[f32; NR]; R]>().read();
-            }
-            for s in stretches {
-                for p in s.offset..s.offset + s.steps {
-                    let br = b.cast::<[f32; NR]>().read();
-                    for r in 0..R {
-                        let ar = *rows[r].add(p);
-                        for j in 0..NR {
-                            c[r][j] += ar * br[j];
-                        }
-                    }
-                    b = b.add(NR);
-                }
-            }
-            acc.cast::<[[f32; NR]; R]>().write(c);
-        }
+/// As [`generic`].
+///
+/// # Safety
+/// As of [`generic`]; the host has AVX2 and FMA.
+#[inline(always)]
+pub(crate) unsafe fn avx2<const R: usize>(
+    rows: &[*const f32; R],
+    stretches: &[Stretch],
+    b: *const f32,
+    start: Start,
+    ahead: &mut Ahead,
+    acc: *mut [f32; NR],
+) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: this function's contract.
+    unsafe {
+        x86::f32_tile::<R>(rows, stretches, b, start, ahead, acc);
     }
-
-    #[inline(always)]
-    unsafe fn tile_avx2<const R: usize>(
-        rows: &[*const f32; R],
-        stretches: &[Stretch],
-        b: *const f32,
-        panel: &(),
-        start: Start,
-        ahead: &mut Ahead,
-        acc: *mut [f32; NR],
-    ) {
-        let _ = panel;
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: this function's contract.
-        unsafe {
-            x86::f32_tile::<R>(rows, stretches, b, start, ahead, acc);
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        // SAFETY: this function's contract.
-        unsafe {
-            Self::tile::<R>(rows, stretches, b, panel, start, ahead, acc);
-        }
+    #[cfg(not(target_arch = "x86_64"))]
+    // SAFETY: this function's contract.
+    unsafe {
+        generic::<R>(rows, stretches, b, start, ahead, acc);
     }
 }
 
@@ -177,7 +116,7 @@ mod x86 {
     use std::arch::x86_64::*;
 
     /// # Safety
-    /// That of [`super::Kind::tile_avx2`].
+    /// That of [`super::avx2`].
     #[inline]
     #[target_feature(enable = "avx2,fma")]
     pub(super) unsafe fn f32_tile<const R: usize>(
@@ -208,7 +147,7 @@ mod x86 {
                         c[r][1] = _mm256_fmadd_ps(ar, b1, c[r][1]);
                     }
                 };
-                let unrolled = s.steps / 4 * 4;
+                let unrolled = if s.step == 1 { s.steps / 4 * 4 } else { 0 };
                 for p in (0..unrolled).step_by(4) {
                     step(p, b);
                     step(p + 1, b.add(NR));
@@ -217,8 +156,9 @@ mod x86 {
                     b = b.add(4 * NR);
                     line.line();
                 }
+                // Other distances leave the four steps no common address.
                 for p in unrolled..s.steps {
-                    step(p, b);
+                    step(p * s.step, b);
                     b = b.add(NR);
                 }
             }

@@ -3,7 +3,7 @@
 use super::{LstmShape, panels::Panels};
 use crate::{
     Ctx, KernelError,
-    gemm::{Accumulate, Epilogue, GemmShape, Lhs, Mat, Rhs, gemm},
+    gemm::{Accumulate, Epilogue, GemmShape, Mat, Rhs, gemm},
     isa::{Math, per_isa},
     math::tanh,
     pool::Disjoint,
@@ -240,9 +240,9 @@ impl Pass<'_> {
         let of_x = if self.d == 0 { Accumulate::Overwrite } else { Accumulate::Add };
         let epilogue = |accumulate| Epilogue { accumulate, ..Epilogue::default() };
         let shape = GemmShape { m: rows, n: input, k: gates };
-        let (left, w) = (Lhs::Plain(Mat::rows(dpre, gates)), Rhs::Plain(Mat::rows(self.w, input)));
+        let (left, w) = (Mat::rows(dpre, gates), Rhs::Plain(Mat::rows(self.w, input)));
         gemm(self.cx, shape, left, w, &epilogue(of_x), &mut dx[part.clone()], input)?;
-        let left = Lhs::Plain(Mat::transposed(dpre, gates));
+        let left = Mat::transposed(dpre, gates);
         let x = Rhs::Plain(Mat::rows(&self.tape.x[part], input));
         gemm(self.cx, GemmShape { m: gates, n: input, k: rows }, left, x, &epilogue(accumulate), dw, input)?;
         let h = Rhs::Plain(Mat::rows(h_before, hidden));

@@ -8,7 +8,7 @@ use super::{
 use crate::{
     Ctx, Isa, KernelError, Pool,
     arena::Line,
-    gemm::{Bias, Epilogue, GemmShape, Lhs, Mat, PackedRhs, Rhs, gemm},
+    gemm::{Bias, Epilogue, GemmShape, Mat, PackedRhs, Rhs, gemm},
     scratch::with_scratch,
 };
 use bytemuck::Zeroable;
@@ -200,7 +200,7 @@ impl Products for Direction<'_> {
         let x = Mat::rows(&self.x[times.start * batch * input..times.end * batch * input], input);
         let epilogue = Epilogue { bias: Bias::Col(self.bias), ..Epilogue::default() };
         let product = GemmShape { m: times.len() * batch, n: 4 * hidden, k: input };
-        gemm(self.cx, product, Lhs::Plain(x), self.w, &epilogue, pre, 4 * hidden)
+        gemm(self.cx, product, x, self.w, &epilogue, pre, 4 * hidden)
     }
 
     fn of_hidden(&self, h: &[f32], own: &Range<usize>, sums: &mut [f32], stride: usize) {
