@@ -12,6 +12,10 @@ use std::ops::Range;
 
 /// Tasks below which the columns are split as well.
 const FEW_TASKS: usize = 8;
+/// Rows of a task where there are many: their windows share more of the input.
+const LONG_TASK_ROWS: usize = 2 * TASK_ROWS;
+/// Tasks above which they are made longer.
+const MANY_TASKS: usize = 16;
 /// Fewest column panels of a task: each task of the same pixels copies their window.
 const MIN_PANELS: usize = 8;
 
@@ -101,7 +105,9 @@ pub(crate) fn run<W: GroupWeights>(
     } else {
         s
     };
-    let parts = Parts::new(s.batch, s.output, TASK_ROWS);
+    let pixels = s.batch * s.output[0] * s.output[1];
+    let rows = if pixels >= MANY_TASKS * LONG_TASK_ROWS { LONG_TASK_ROWS } else { TASK_ROWS };
+    let parts = Parts::new(s.batch, s.output, rows);
     let panels = weights.iter().map(W::panels).max().unwrap_or(0);
     let spatial = parts.count() * s.groups;
     if spatial == 0 || panels == 0 {

@@ -144,8 +144,8 @@ fn copy_box<const N: usize>(
     let inner = outer.pop().unwrap_or(Axis { n: 1, src: 1, dst: 1 });
     let across = outer.iter().rposition(|a| a.src.unsigned_abs() == 1).filter(|_| inner.src.unsigned_abs() > 1);
     let across = across.map_or(Axis { n: 1, src: 0, dst: 0 }, |i| outer.remove(i));
-    // A unit is a strip of up to TILE lines of the inner axis, cut at TASK elements.
-    let lines = across.n.min(TILE);
+    // A unit is a strip of up to TILE lines of the inner axis, or of many short ones, cut at TASK elements.
+    let lines = across.n.min(if inner.n < TILE { TASK / TILE } else { TILE });
     let strips = across.n.div_ceil(lines);
     let piece = inner.n.min(TASK / lines);
     let pieces = inner.n.div_ceil(piece);
