@@ -8,6 +8,7 @@ use crate::{
     isa::{Math, per_isa},
     pool2d::{PadCount, PoolShape},
 };
+use std::ops::Range;
 
 /// Input elements that one task reads at least, so that a thread is worth waking.
 const TASK: usize = 1 << 15;
@@ -94,45 +95,52 @@ fn each_row<T: Copy + Send + Sync>(
 /// Channels that are kept in registers while the taps of a window pass by.
 const BLOCK: usize = 32;
 
-/// Calls `f(x pixel)` for every tap inside the image of output (row, j), in scan order.
+/// The taps along `axis` that output `o` reads inside the image, and where the first of them lies.
 #[inline(always)]
-fn each_tap<T>(s: &PoolShape, channels: usize, x: &[T], [row, j]: [usize; 2], mut f: impl FnMut(&[T])) {
-    for a in 0..s.kernel[0] {
-        let at = (row * s.stride[0] + a * s.dilation[0]).wrapping_sub(s.pad[0]);
-        if at >= s.input[0] {
-            continue;
-        }
-        for b in 0..s.kernel[1] {
-            let column = (j * s.stride[1] + b * s.dilation[1]).wrapping_sub(s.pad[1]);
-            if column < s.input[1] {
-                f(&x[(at * s.input[1] + column) * channels..][..channels]);
-            }
-        }
+fn taps(s: &PoolShape, axis: usize, o: usize) -> (Range<usize>, usize) {
+    let (kernel, d, n) = (s.kernel[axis], s.dilation[axis], s.input[axis]);
+    let first = (o * s.stride[axis]).wrapping_sub(s.pad[axis]);
+    if first < n && (kernel - 1) * d < n - first {
+        return (0..kernel, first);
     }
+    let mut inside = (0..kernel).filter(|tap| first.wrapping_add(tap * d) < n);
+    let start = inside.next().unwrap_or(0);
+    let end = inside.next_back().unwrap_or(start) + 1;
+    if first.wrapping_add(start * d) < n { (start..end, first.wrapping_add(start * d)) } else { (0..0, 0) }
 }
 
-/// Folds the taps of every output of a row with `f`, from `start` on.
+/// Folds the taps of every output of a row with `f`, in scan order, from `start` on.
 #[inline(always)]
 fn fold_row<T: Copy>(s: &PoolShape, c: usize, x: &[T], row: usize, y: &mut [T], start: T, f: impl Fn(T, T) -> T) {
+    let width = s.input[1] * c;
+    let (rows, first_row) = taps(s, 0, row);
     for (j, y) in y.chunks_exact_mut(c).enumerate() {
+        let (cols, first) = taps(s, 1, j);
         for (i, y) in y.chunks_mut(BLOCK).enumerate() {
+            let at = first * c + i * BLOCK;
             if let Some(full) = y.first_chunk_mut::<BLOCK>() {
                 let mut folded = [start; BLOCK];
-                each_tap(s, c, x, [row, j], |x| {
-                    if let Some(x) = x[i * BLOCK..].first_chunk::<BLOCK>() {
-                        for k in 0..BLOCK {
-                            folded[k] = f(folded[k], x[k]);
+                for a in 0..rows.len() {
+                    let line = &x[(first_row + a * s.dilation[0]) * width..][..width];
+                    for b in 0..cols.len() {
+                        if let Some(x) = line[at + b * s.dilation[1] * c..].first_chunk::<BLOCK>() {
+                            for k in 0..BLOCK {
+                                folded[k] = f(folded[k], x[k]);
+                            }
                         }
                     }
-                });
+                }
                 *full = folded;
             } else {
                 y.fill(start);
-                each_tap(s, c, x, [row, j], |x| {
-                    for (y, &x) in y.iter_mut().zip(&x[i * BLOCK..]) {
-                        *y = f(*y, x);
+                for a in 0..rows.len() {
+                    let line = &x[(first_row + a * s.dilation[0]) * width..][..width];
+                    for b in 0..cols.len() {
+                        for (y, &x) in y.iter_mut().zip(&line[at + b * s.dilation[1] * c..]) {
+                            *y = f(*y, x);
+                        }
                     }
-                });
+                }
             }
         }
     }
