@@ -6,7 +6,7 @@
 
 use crate::{
     GradError,
-    vjp::{self, Vjp, sum_to},
+    vjp::{self, Vjp, has_rule, sum_to},
 };
 use penjing_ir::{Dim, Graph, IrError, NodeId, Op, PadMode, Real, Scope, ValueId};
 use penjing_tensor::Tensor;
@@ -73,7 +73,8 @@ fn write_out(graph: &mut Graph, loss: ValueId, wrt: &[ValueId]) -> Result<BTreeM
     let (order, active) = active_path(graph, loss, wrt)?;
     for id in order {
         let node = graph.node(id).clone();
-        if !matches!(node.op, Op::Attention { .. }) || !active[node.outputs[0].index()] {
+        let written_out = matches!(node.op, Op::Attention { .. }) && !has_rule(graph, &node);
+        if !written_out || !active[node.outputs[0].index()] {
             continue;
         }
         let mut s = Scope::new(graph, &node.name);

@@ -99,6 +99,11 @@ fn arithmetic(op: &Op, x: &[Vec<u64>], y: &[Vec<u64>]) -> (u64, u64) {
         Op::RmsNorm { .. } => per(first, 4),
         Op::BatchNormGrad { .. } | Op::LayerNormGrad { .. } => per(first, 11),
         Op::Attention { causal, .. } => attention(&x[0], &x[1], &x[2], *causal, x.len() > 3),
+        // The products of q and k and of dy and v; and one or two more with each operand.
+        Op::AttentionGrad { causal, .. } => {
+            let (macs, flops) = attention(&x[0], &x[1], &x[2], *causal, false);
+            (macs.saturating_mul(5) / 2, flops.saturating_mul(2))
+        }
         Op::Lstm { .. } => {
             let (macs, cells) = lstm(&x[0], &x[1], &x[2]);
             // Three sigmoids and two tanh, four sums with the biases, four products and sums of the state.

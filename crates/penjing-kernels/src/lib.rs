@@ -8,6 +8,7 @@
 mod activation;
 pub mod arena;
 pub mod attention;
+pub mod attention_grad;
 pub mod conv;
 pub mod conv_last;
 pub mod elementwise;

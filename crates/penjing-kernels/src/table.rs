@@ -97,6 +97,7 @@ pub static KERNELS: &[KernelRow] = rows! {
         "f32-f32-max_pool_last" "s8-s8-max_pool_last" "u8-u8-max_pool_last";
     Pool Accumulating(1) => "f32-f32-max_pool_grad" "f32-f32-avg_pool" "f32-f32-avg_pool_last" "f32-f32-avg_pool_grad";
     Elementwise Rounding(4) => "f32-f32-chain";
+    MatMul Accumulating(8) => "f32-f32-attention_grad";
     Reduce Accumulating(1) => "f32-f32-reduce";
     Reduce Accumulating(4) => "f32-f32-softmax" "f32-f32-log_softmax" "f32-f32-softmax_grad" "f32-f32-log_softmax_grad";
     Norm Accumulating(4) => "f32-f32-layer_norm" "f32-f32-rms_norm" "f32-f32-group_norm" "f32-f32-batch_norm_train"

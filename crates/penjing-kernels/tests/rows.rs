@@ -9,6 +9,7 @@
 use penjing_kernels::{
     Ctx, Isa, Pool,
     attention::{AttentionShape, Causal, Heads, attention},
+    attention_grad::{AttentionGradShape, attention_grad},
     conv::{ConvShape, ConvWeights, PackedConv, conv, conv_input_grad, conv_weight_grad},
     conv_last::{ConvEpilogue, Method, PackedConvLast, conv_last},
     elementwise::{BinaryOp, Input, Output, ProgramBuilder, UnaryOp, run_program},
@@ -77,6 +78,7 @@ fn run(row: &KernelRow, cx: Ctx<'_>) -> Vec<Point> {
         "chain" => chain(cx),
         "reduce" => reduction(cx),
         "softmax" | "log_softmax" | "softmax_grad" | "log_softmax_grad" => soft(cx, op),
+        "attention_grad" => attention_gradient(cx),
         "gather_grad" => gather_gradient(cx),
         "attention" => attend(cx),
         "lstm" if from != "f32" => integer_recurrent(cx, from),
@@ -587,6 +589,30 @@ fn movement(cx: Ctx<'_>, from: &str, op: &str) -> Vec<Point> {
     .unwrap();
     let want = pack(&want);
     dst.iter().zip(want).map(|(&g, w)| Point { got: g.into(), want: w.into(), n: 0, size: 0.0 }).collect()
+}
+
+/// One query and one head: dv is the weights times dy, dk the gradients of the scores times q, dq their sum over the keys.
+fn attention_gradient(cx: Ctx<'_>) -> Vec<Point> {
+    let (keys, d) = (37, 8);
+    let (q, k, v, dy) = (values("q", d), values("k", keys * d), values("v", keys * d), values("dy", d));
+    let s = AttentionGradShape { heads: 1, queries: 1, keys, width: d, value_width: d, scale: 0.5, causal: Causal::No };
+    let (mut dq, mut dk, mut dv) = (vec![0.0; d], vec![0.0; keys * d], vec![0.0; keys * d]);
+    attention_grad(cx, &s, [&q, &k, &v, &dy], [&mut dq, &mut dk, &mut dv]).unwrap();
+    let (q, k, v, dy) = (wide(&q), wide(&k), wide(&v), wide(&dy));
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    let e: Vec<f64> = k.chunks(d).map(|k| (0.5 * dot(&q, k)).exp()).collect();
+    let total: f64 = e.iter().sum();
+    let w: Vec<f64> = e.iter().map(|e| e / total).collect();
+    let g: Vec<f64> = v.chunks(d).map(|v| dot(&dy, v)).collect();
+    let mean = dot(&w, &g);
+    let ds: Vec<f64> = w.iter().zip(&g).map(|(w, g)| 0.5 * w * (g - mean)).collect();
+    let want_dq: Vec<f64> = (0..d).map(|c| (0..keys).map(|j| ds[j] * k[j * d + c]).sum()).collect();
+    let want_dk: Vec<f64> = ds.iter().flat_map(|ds| q.iter().map(move |q| ds * q)).collect();
+    let want_dv: Vec<f64> = w.iter().flat_map(|w| dy.iter().map(move |dy| w * dy)).collect();
+    let mut all = points(&dq, &want_dq, keys + d, 1.0);
+    all.extend(points(&dk, &want_dk, d, 1.0));
+    all.extend(points(&dv, &want_dv, d, 1.0));
+    all
 }
 
 fn gather_gradient(cx: Ctx<'_>) -> Vec<Point> {

@@ -48,6 +48,40 @@ pub(crate) fn attention(
     store_floats(q.dtype(), &shape, out)
 }
 
+/// q: [B, H, S, D], k: [B, H, T, D], v: [B, H, T, E], dy: [B, H, S, E] → dq, dk, dv. With w the weights of a query and
+/// g = dy·vᵀ, the gradient of its scaled scores is w·(g − Σ w·g).
+pub(crate) fn attention_grad([q, k, v, dy]: [&Tensor; 4], scale: f64, causal: bool) -> Result<Vec<Tensor>, RefError> {
+    let [batch, heads, s, d] = extents(q)?;
+    let [_, _, t, e] = extents(v)?;
+    let (qd, kd, vd, dyd) = (q.to_f64s(), k.to_f64s(), v.to_f64s(), dy.to_f64s());
+    let (mut dq, mut dk, mut dv) = (vec![0.0; qd.len()], vec![0.0; kd.len()], vec![0.0; vd.len()]);
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f64>();
+    for row in 0..batch * heads * s {
+        let (first, i) = (row / s * t, row % s);
+        // Position i sees j ≤ i + T − S.
+        let seen = if causal { (i + 1 + t).saturating_sub(s).min(t) } else { t };
+        let (query, dy) = (&qd[row * d..][..d], &dyd[row * e..][..e]);
+        let scores: Vec<f64> = (0..seen).map(|j| dot(query, &kd[(first + j) * d..][..d]) * scale).collect();
+        let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let sum: f64 = scores.iter().map(|s| (s - max).exp()).sum();
+        let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp() / sum).collect();
+        let grads: Vec<f64> = (0..seen).map(|j| dot(dy, &vd[(first + j) * e..][..e])).collect();
+        let mean = dot(&weights, &grads);
+        for j in 0..seen {
+            let score = weights[j] * (grads[j] - mean) * scale;
+            let (key, value) = ((first + j) * d, (first + j) * e);
+            (0..d).for_each(|c| dq[row * d + c] += score * kd[key + c]);
+            (0..d).for_each(|c| dk[key + c] += score * query[c]);
+            (0..e).for_each(|c| dv[value + c] += weights[j] * dy[c]);
+        }
+    }
+    Ok(vec![
+        store_floats(q.dtype(), q.shape(), dq)?,
+        store_floats(k.dtype(), k.shape(), dk)?,
+        store_floats(v.dtype(), v.shape(), dv)?,
+    ])
+}
+
 /// Adds softmax(scores) · values to `row`; nothing when every score is −∞.
 fn weigh(scores: &mut [f64], values: &[f64], row: &mut [f64]) {
     let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);

@@ -84,6 +84,7 @@ fn evaluate(op: &Op, x: &[&Tensor], shape: &[usize]) -> Result<Vec<Tensor>, RefE
         Op::Attention { scale, causal } => {
             vec![attention::attention([x[0], x[1], x[2]], x.get(3).copied(), scale.0, *causal)?]
         }
+        Op::AttentionGrad { scale, causal } => attention::attention_grad([x[0], x[1], x[2], x[3]], scale.0, *causal)?,
         Op::Lstm { direction, reserve } => {
             recurrent::lstm([x[0], x[1], x[2], x[3], x[4], x[5]], *direction, *reserve, recurrent::Hidden::Real)?
         }

@@ -70,6 +70,27 @@ fn layer_norm() {
 }
 
 #[test]
+fn attention() {
+    for (queries, keys) in [(3, 3), (2, 5), (4, 2)] {
+        for causal in [false, true] {
+            let shapes: [&[usize]; 3] = [&[2, 2, queries, 3], &[2, 2, keys, 3], &[2, 2, keys, 4]];
+            let operands: Vec<Tensor> = (0..3).map(|i| random(shapes[i], &format!("operand {i}"))).collect();
+            let dy = random(&[2, 2, queries, 4], "dy");
+            let scale = Real(0.7);
+            let forward = |x: &[Tensor]| {
+                eval_op(&Op::Attention { scale, causal }, &x.iter().collect::<Vec<_>>()).unwrap().remove(0)
+            };
+            let given = [&operands[0], &operands[1], &operands[2], &dy];
+            let grads = eval_op(&Op::AttentionGrad { scale, causal }, &given).unwrap();
+            for (which, grad) in grads.iter().enumerate() {
+                let what = format!("{queries} of {keys}, {causal}, operand {which}");
+                close(grad, &numeric(&operands, which, |x| dot(&forward(x), &dy)), &what);
+            }
+        }
+    }
+}
+
+#[test]
 fn lstm() {
     for direction in [Direction::Forward, Direction::Reverse, Direction::Bidirectional] {
         let n = direction.count();

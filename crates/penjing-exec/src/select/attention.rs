@@ -2,7 +2,10 @@
 
 use super::{Kernel, Site};
 use penjing_ir::{AttentionSpec, HeadLayout, MachineOp, Op};
-use penjing_kernels::attention::{AttentionShape, Causal, Heads, Mask, attention};
+use penjing_kernels::{
+    attention::{AttentionShape, Causal, Heads, Mask, attention},
+    attention_grad::{AttentionGradShape, attention_grad},
+};
 
 pub(super) fn select(site: &Site, op: &Op) -> Option<Kernel> {
     if !site.all_f32() {
@@ -30,6 +33,7 @@ pub(super) fn select(site: &Site, op: &Op) -> Option<Kernel> {
             };
             &canonical
         }
+        Op::AttentionGrad { scale, causal } => return Some(gradient(site, scale.0, *causal)),
         _ => return None,
     };
     let shape = AttentionShape {
@@ -55,6 +59,25 @@ pub(super) fn select(site: &Site, op: &Op) -> Option<Kernel> {
         let (q, k, v) = ((views.read(0)?, at[0]), (views.read(1)?, at[1]), (views.read(2)?, at[2]));
         Ok(attention(call.ctx, &shape, q, k, v, mask, views.write(0)?, out)?)
     }))
+}
+
+/// The gradients of an attention whose query heads have key heads of their own.
+fn gradient(site: &Site, scale: f64, causal: bool) -> Kernel {
+    let [q, v] = [&site.operands[0].shape, &site.operands[2].shape];
+    let shape = AttentionGradShape {
+        heads: q[0] * q[1],
+        queries: q[2],
+        keys: v[2],
+        width: q[3],
+        value_width: v[3],
+        scale: scale as f32,
+        causal: if causal { Causal::Yes } else { Causal::No },
+    };
+    Kernel::call(site, "f32-f32-attention_grad", move |call| {
+        let v = &mut call.views;
+        let operands = [v.read(0)?, v.read(1)?, v.read(2)?, v.read(3)?];
+        Ok(attention_grad(call.ctx, &shape, operands, [v.write(0)?, v.write(1)?, v.write(2)?])?)
+    })
 }
 
 fn positions(shape: &[usize], layout: HeadLayout) -> usize {

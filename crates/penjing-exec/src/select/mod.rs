@@ -132,7 +132,9 @@ pub(crate) fn select(model: &Model, id: NodeId, target: &Target) -> Result<Kerne
         | Op::LayerNormGrad { .. }
         | Op::RmsNorm { .. }
         | Op::GroupNorm { .. } => norm::select(&site, &node.op),
-        Op::Attention { .. } | Op::Machine(MachineOp::Attention(_)) => attention::select(&site, &node.op),
+        Op::Attention { .. } | Op::AttentionGrad { .. } | Op::Machine(MachineOp::Attention(_)) => {
+            attention::select(&site, &node.op)
+        }
         Op::Pool { .. } | Op::PoolGrad { .. } | Op::Machine(MachineOp::Pool { .. }) => pool::select(&site, &node.op),
         Op::Reduce { .. } | Op::Softmax { .. } | Op::LogSoftmax { .. } => reduce::select(&site, &node.op),
         Op::Permute { .. }

@@ -15,6 +15,8 @@ mod quant;
 mod recurrent;
 mod reduce;
 
+pub(crate) use attention::has_rule;
+
 use crate::GradError;
 use penjing_ir::{Dim, Fact, Node, Op, Reduction, Scope, ValueId, broadcast};
 
@@ -68,12 +70,12 @@ pub(crate) fn rule(b: &mut Vjp<'_, '_>) -> Grads {
         Op::LayerNorm { axis, eps } => norm::layer_norm(b, *axis, *eps),
         Op::RmsNorm { axis, eps } => norm::rms_norm(b, *axis, eps.0),
         Op::GroupNorm { groups, eps } => norm::group_norm(b, *groups, eps.0),
-        Op::Attention { .. } => attention::attention(b),
+        Op::Attention { scale, causal } => attention::attention(b, *scale, *causal),
         Op::Lstm { direction, .. } => recurrent::lstm(b, *direction),
         Op::Dequantize(scheme) => quant::dequantize(b, scheme),
         Op::FakeQuant(scheme) => quant::fake_quant(b, scheme),
         Op::AllReduce => all_reduce(b),
-        Op::BatchNormGrad { .. } | Op::LayerNormGrad { .. } | Op::LstmGrad { .. } => {
+        Op::BatchNormGrad { .. } | Op::LayerNormGrad { .. } | Op::AttentionGrad { .. } | Op::LstmGrad { .. } => {
             b.fail("it is itself a derivative, and second derivatives of it are not defined")
         }
         Op::If { .. } => b.fail("control flow is not differentiable; export the model with the branch folded"),

@@ -30,6 +30,21 @@ pub(super) fn attention(row: &mut Row, causal: bool) {
     row.whole(TieRole::Free, &[(V, 3), (Y, 3)]);
 }
 
+/// Every head of every sample is a problem of its own.
+pub(super) fn attention_grad(row: &mut Row) {
+    let (q, k, v) = ([Q, Operand::In(3), Operand::Out(0)], [K, Operand::Out(1)], [V, Operand::Out(2)]);
+    let on = |operands: &[Operand], axis: usize| operands.iter().map(|&o| (o, axis)).collect::<Vec<_>>();
+    for axis in [0, 1] {
+        row.whole(TieRole::Free, &[on(&q, axis), on(&k, axis), on(&v, axis)].concat());
+    }
+    let normalized = TieRole::Opaque(Coupling::Normalized);
+    row.whole(normalized, &on(&q, 2));
+    row.whole(normalized, &[on(&k, 2), on(&v, 2)].concat());
+    let inner = TieRole::Opaque(Coupling::Inner);
+    row.whole(inner, &[on(&[Q, Operand::Out(0)], 3), on(&k, 3)].concat());
+    row.whole(inner, &[on(&[Operand::In(3)], 3), on(&v, 3)].concat());
+}
+
 fn heads(row: &mut Row, mask: Option<usize>) {
     let key_heads = row.x[1][1];
     let sharing = row.x[0][1] / key_heads;

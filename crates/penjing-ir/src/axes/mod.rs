@@ -217,6 +217,7 @@ fn fill(op: &Op, row: &mut Row) {
         Op::LayerNormGrad { axis, .. } => norm::over_last_grad(row, *axis),
         Op::GroupNorm { groups, .. } => norm::group_norm(row, *groups),
         Op::Attention { causal, .. } => attention::attention(row, *causal),
+        Op::AttentionGrad { .. } => attention::attention_grad(row),
         Op::Lstm { .. } => recurrent::lstm(row),
         Op::LstmGrad { .. } => recurrent::lstm_grad(row),
         Op::Quantize(scheme) | Op::Dequantize(scheme) | Op::FakeQuant(scheme) => quant::quantize(row, scheme),

@@ -39,3 +39,10 @@ pub(super) fn attention(x: &[Fact]) -> Result<Fact, Why> {
     out.shape[3] = v.shape[3].clone();
     Ok(out)
 }
+
+pub(super) fn attention_grad([q, k, v, dy]: [&Fact; 4]) -> Result<Vec<Fact>, Why> {
+    let y = attention(&[q.clone(), k.clone(), v.clone()])?;
+    ensure(*dy == y, || format!("the gradient {dy} is not of the fact {y}"))?;
+    ensure(q.shape[1] == k.shape[1], || format!("each query head needs its own key head, q {q} and k {k} given"))?;
+    Ok(vec![q.clone(), k.clone(), v.clone()])
+}

@@ -77,6 +77,7 @@ pub fn infer(op: &Op, x: &[Fact]) -> Result<Vec<Fact>, Why> {
         }
         Op::GroupNorm { groups, .. } => vec![norm::group_norm(operands(x)?, *groups)?],
         Op::Attention { .. } => vec![matmul::attention(x)?],
+        Op::AttentionGrad { .. } => matmul::attention_grad(operands(x)?)?,
         Op::Lstm { direction, reserve } => recurrent::lstm(operands(x)?, *direction, *reserve)?,
         Op::LstmGrad { direction } => recurrent::lstm_grad(operands(x)?, *direction)?,
         Op::Quantize(scheme) => vec![quant::quantize(operands(x)?, scheme)?],

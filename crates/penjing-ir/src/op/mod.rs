@@ -309,6 +309,13 @@ pub enum Op {
         /// Hide later positions.
         causal: bool,
     },
+    /// (q: [B, H, S, D], k: [B, H, T, D], v: [B, H, T, E], dy: [B, H, S, E]) → (dq, dk, dv) of `Attention` without a mask.
+    AttentionGrad {
+        /// Multiplies q·k.
+        scale: Real,
+        /// Hide later positions.
+        causal: bool,
+    },
 
     // ---- recurrent ----
     /// (x: [T, B, I], w: [D, 4H, I], r: [D, 4H, H], b: [D, 8H], h0: [D, B, H], c0: [D, B, H]) → (y: [T, D, B, H], h: [D, B, H],
@@ -404,6 +411,7 @@ impl Op {
             Op::RmsNorm { .. } => "RmsNorm",
             Op::GroupNorm { .. } => "GroupNorm",
             Op::Attention { .. } => "Attention",
+            Op::AttentionGrad { .. } => "AttentionGrad",
             Op::Lstm { .. } => "Lstm",
             Op::LstmGrad { .. } => "LstmGrad",
             Op::Quantize(_) => "Quantize",

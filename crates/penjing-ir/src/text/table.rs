@@ -142,7 +142,7 @@ fn visit<F: Fields>(op: &mut Op, f: &mut F) -> Result<(), Why> {
             f.field("groups", groups)?;
             f.field("eps", eps)
         }
-        Op::Attention { scale, causal } => {
+        Op::Attention { scale, causal } | Op::AttentionGrad { scale, causal } => {
             f.field("scale", scale)?;
             f.field("causal", causal)
         }
@@ -307,6 +307,7 @@ fn prototypes() -> Vec<Op> {
         Op::RmsNorm { .. } => [Op::RmsNorm { axis: 0, eps: zero }],
         Op::GroupNorm { .. } => [Op::GroupNorm { groups: 0, eps: zero }],
         Op::Attention { .. } => [Op::Attention { scale: zero, causal: false }],
+        Op::AttentionGrad { .. } => [Op::AttentionGrad { scale: zero, causal: false }],
         Op::Lstm { .. } => [Op::Lstm { direction: Direction::Forward, reserve: false }],
         Op::LstmGrad { .. } => [Op::LstmGrad { direction: Direction::Forward }],
         Op::Quantize(_) => [Op::Quantize(grid())],

@@ -15,7 +15,7 @@ pub(crate) struct Case {
 }
 
 /// Number of `Op` variants; [`number`] is exhaustive, so a new one does not compile before it has a case.
-pub(crate) const VARIANTS: usize = 60;
+pub(crate) const VARIANTS: usize = 61;
 
 pub(crate) fn number(op: &Op) -> usize {
     match op {
@@ -62,6 +62,7 @@ pub(crate) fn number(op: &Op) -> usize {
         Op::RmsNorm { .. } => 39,
         Op::GroupNorm { .. } => 40,
         Op::Attention { .. } => 41,
+        Op::AttentionGrad { .. } => 60,
         Op::Lstm { .. } => 42,
         Op::LstmGrad { .. } => 43,
         Op::Quantize(_) => 44,
@@ -278,6 +279,8 @@ fn sequences(add: &mut Add<'_>) {
         let qkv: [&[usize]; 3] = [&[2, 6, 3, 4], &[2, 2, 5, 4], &[2, 2, 5, 7]];
         add("attention", op.clone(), floats(&qkv));
         add("attention, mask", op.clone(), floats(&[qkv[0], qkv[1], qkv[2], &[6, 1, 5]]));
+        let own_heads = floats(&[&[2, 2, 3, 4], &[2, 2, 5, 4], &[2, 2, 5, 7], &[2, 2, 3, 7]]);
+        add("attention gradient", Op::AttentionGrad { scale: Real(0.4), causal }, own_heads);
         add("attention, whole mask", op, floats(&[qkv[0], qkv[1], qkv[2], &[2, 1, 3, 5]]));
     }
     let (t, b, i, h) = (3, 2, 4, 5);

@@ -187,6 +187,7 @@ impl<'m> Emitter<'m> {
             | Op::BatchNormTrain { .. }
             | Op::BatchNormGrad { .. }
             | Op::LayerNormGrad { .. }
+            | Op::AttentionGrad { .. }
             | Op::Lstm { .. }
             | Op::LstmGrad { .. }
             | Op::AllReduce

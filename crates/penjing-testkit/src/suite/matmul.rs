@@ -40,6 +40,20 @@ fn attention() -> Vec<Case> {
         out.push(one(&format!("attention/Attention/{name}"), op, &operands, Tolerance::Accumulating(64)));
     };
     let q: &[usize] = &[2, 4, 5, 3];
+    let mut grads = Vec::new();
+    for causal in [false, true] {
+        for (name, shapes) in [
+            ("square", [q, q, q, q]),
+            ("cross", [&[1, 2, 3, 7], &[1, 2, 11, 7], &[1, 2, 11, 5], &[1, 2, 3, 5]]),
+            ("blocks", [&[1, 2, 67, 4], &[1, 2, 67, 4], &[1, 2, 67, 6], &[1, 2, 67, 6]]),
+            ("no keys", [&[1, 1, 2, 3], &[1, 1, 0, 3], &[1, 1, 0, 3], &[1, 1, 2, 3]]),
+        ] {
+            let operands: Vec<Tensor> = (0..4).map(|i| normal(shapes[i], ["q", "k", "v", "dy"][i])).collect();
+            let op = Op::AttentionGrad { scale: Real(0.4), causal };
+            let name = format!("attention/AttentionGrad/{name}, causal {causal}");
+            grads.push(one(&name, op, &operands, Tolerance::Accumulating(128)));
+        }
+    }
     add("full", false, [q, q, q], None);
     add("causal", true, [q, q, q], None);
     add("cross", false, [&[1, 2, 3, 7], &[1, 2, 11, 7], &[1, 2, 11, 5]], None);
@@ -63,5 +77,6 @@ fn attention() -> Vec<Case> {
     add("mask per head", true, [q, q, q], Some(normal(&[4, 1, 5], "mask")));
     add("one position", true, [&[1, 1, 1, 1], &[1, 1, 1, 1], &[1, 1, 1, 1]], None);
     add("no batch", false, [&[0, 2, 3, 4], &[0, 2, 3, 4], &[0, 2, 3, 4]], None);
+    out.extend(grads);
     out
 }

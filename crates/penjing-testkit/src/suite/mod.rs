@@ -142,7 +142,7 @@ mod tests {
         }
     }
 
-    const OPS: usize = 69;
+    const OPS: usize = 71;
 
     fn ordinal(op: &Op) -> usize {
         match op {
@@ -191,6 +191,8 @@ mod tests {
             Op::LayerNormGrad { .. } => 64,
             Op::RmsNorm { .. } => 42,
             Op::GroupNorm { .. } => 43,
+            Op::AttentionGrad { causal: true, .. } => 69,
+            Op::AttentionGrad { causal: false, .. } => 70,
             Op::Attention { causal: true, .. } => 44,
             Op::Attention { causal: false, .. } => 45,
             Op::Lstm { reserve: true, .. } => 46,
