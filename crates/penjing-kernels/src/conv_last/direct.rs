@@ -12,10 +12,6 @@ use std::ops::Range;
 
 /// Tasks below which the columns are split as well.
 const FEW_TASKS: usize = 8;
-/// Rows of a task where there are many: their windows share more of the input.
-const LONG_TASK_ROWS: usize = 2 * TASK_ROWS;
-/// Tasks above which they are made longer.
-const MANY_TASKS: usize = 16;
 /// Fewest column panels of a task: each task of the same pixels copies their window.
 const MIN_PANELS: usize = 8;
 
@@ -56,6 +52,11 @@ fn pack_group(s: &ConvShape, at: impl Fn(usize, usize, usize) -> f32) -> PackedB
 pub(crate) trait GroupWeights: Sync {
     /// An element of x.
     type X: Pod + Send + Sync;
+
+    /// Rows that a task aims at in a convolution of so many output pixels.
+    fn task_rows(_pixels: usize) -> usize {
+        TASK_ROWS
+    }
 
     /// Panels of columns.
     fn panels(&self) -> usize;
@@ -105,9 +106,7 @@ pub(crate) fn run<W: GroupWeights>(
     } else {
         s
     };
-    let pixels = s.batch * s.output[0] * s.output[1];
-    let rows = if pixels >= MANY_TASKS * LONG_TASK_ROWS { LONG_TASK_ROWS } else { TASK_ROWS };
-    let parts = Parts::new(s.batch, s.output, rows);
+    let parts = Parts::new(s.batch, s.output, W::task_rows(s.batch * s.output[0] * s.output[1]));
     let panels = weights.iter().map(W::panels).max().unwrap_or(0);
     let spatial = parts.count() * s.groups;
     if spatial == 0 || panels == 0 {

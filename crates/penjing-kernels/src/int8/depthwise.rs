@@ -17,6 +17,7 @@ use crate::{
     gemm::tile::{Acc, MR, NR},
     scratch::with_scratch,
 };
+use std::ops::Range;
 
 /// Channels of a panel.
 const WIDE: usize = 2 * NR;
@@ -26,6 +27,8 @@ const ORDER: [usize; 4] = [0, 16, 8, 24];
 const LIMIT: i32 = 257;
 /// Output pixels of one task, in whole rows.
 const TASK_PIXELS: usize = 256;
+/// Results of one task that several share an image for.
+const TASK_RESULTS: usize = 1 << 14;
 /// Neighbouring pixels that are computed at once.
 const RUN: usize = 4;
 
@@ -77,6 +80,23 @@ impl PackedDepthwise {
             }
         }
         PackedDepthwise { taps, w: w.to_vec(), shift, panels }
+    }
+
+    /// How many parts of at least so many channels there are.
+    fn parts(&self, channels: usize) -> usize {
+        (self.shift.len() / channels.max(1)).clamp(1, (self.shift.len() / WIDE).max(1))
+    }
+
+    /// Panels and channels of one of `parts` parts, whose channels are disjoint: panels that share some stay together.
+    fn part(&self, i: usize, parts: usize) -> (&[Panel], Range<usize>) {
+        let whole = self.shift.len() / WIDE;
+        let cut = |i: usize| if i == parts { self.panels.len() } else { whole * i / parts };
+        let panels = &self.panels[cut(i)..cut(i + 1)];
+        match panels {
+            [first, .., last] => (panels, first.first..last.first + WIDE),
+            [one] => (panels, one.first..one.first + WIDE),
+            [] => (panels, 0..self.shift.len()),
+        }
     }
 
     /// What is added to each channel's sum.
@@ -138,18 +158,30 @@ pub(super) fn run<const FLIP: bool>(
     w: &PackedDepthwise,
     finish: &QFinish<'_>,
 ) {
-    let ([oh, ow], c, [kh, kw]) = (s.output, s.out_channels, s.kernel);
+    let ([oh, ow], [_, kw]) = (s.output, s.kernel);
     let per_image = (oh * ow).div_ceil(TASK_PIXELS).min(oh);
-    cx.pool.run(s.batch * per_image, &|task| {
+    let per_row = w.parts(TASK_RESULTS.div_ceil(oh * ow / per_image.max(1)));
+    cx.pool.run(s.batch * per_image * per_row, &|task| {
+        let (share, task) = (task % per_row, task / per_row);
         let (image, i) = (task / per_image, task % per_image);
+        let (panels, channels) = w.part(share, per_row);
+        let c = channels.len();
         let part = Part { images: image..image + 1, rows: oh * i / per_image..oh * (i + 1) / per_image, cols: 0..ow };
         let [height, width] = part.window(s);
         with_scratch::<u8, _>(height * width * c, |window| {
-            part.copy(s, x, 0..c, fill, window);
+            part.copy(s, x, channels.clone(), fill, window);
             let tap = |tap: usize| (tap / kw * s.dilation[0] * width + tap % kw * s.dilation[1]) * c;
-            let taps: Vec<usize> = (0..kh * kw).map(tap).collect();
-            let pitch = [s.stride[0] * width * c, s.stride[1] * c];
-            let task = Task { window, taps: &taps, pitch, w, first: part.first(s.output), rows: part.rows.len(), ow };
+            let task = Task {
+                window,
+                taps: &(0..w.taps).map(tap).collect::<Vec<usize>>(),
+                pitch: [s.stride[0] * width * c, s.stride[1] * c],
+                w,
+                panels,
+                channels,
+                first: part.first(s.output),
+                rows: part.rows.len(),
+                ow,
+            };
             match cx.isa.usable() {
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: the host has the level, and the window holds every tap of every pixel.
@@ -169,6 +201,9 @@ struct Task<'a> {
     /// From a row of pixels, and from a pixel, to the next.
     pitch: [usize; 2],
     w: &'a PackedDepthwise,
+    /// The panels to compute, and their channels.
+    panels: &'a [Panel],
+    channels: Range<usize>,
     /// Index of the first pixel in the batch.
     first: usize,
     rows: usize,
@@ -178,16 +213,16 @@ struct Task<'a> {
 impl Task<'_> {
     /// By the definition.
     fn plain<const FLIP: bool>(&self, finish: &QFinish<'_>) {
-        let (channels, taps) = (self.w.shift.len(), self.w.taps);
+        let taps = self.w.taps;
         let mut acc = Acc([[0; NR]; MR]);
         for pixel in 0..self.rows * self.ow {
             let window = &self.window[pixel / self.ow * self.pitch[0] + pixel % self.ow * self.pitch[1]..];
-            for first in (0..channels).step_by(NR) {
-                let cols = NR.min(channels - first);
+            for first in self.channels.clone().step_by(NR) {
+                let cols = NR.min(self.channels.end - first);
                 for channel in first..first + cols {
                     let mut sum = self.w.shift[channel];
                     for (tap, &w) in self.taps.iter().zip(&self.w.w[channel * taps..(channel + 1) * taps]) {
-                        let x = window[tap + channel];
+                        let x = window[tap + channel - self.channels.start];
                         sum += i32::from(if FLIP { x ^ 128 } else { x }) * i32::from(w);
                     }
                     acc.0[0][channel - first] = sum;
@@ -209,7 +244,7 @@ mod x86 {
     /// # Safety
     /// The host has the level, and the window holds every tap of every pixel.
     pub(super) unsafe fn task<const FLIP: bool>(task: &Task<'_>, finish: &QFinish<'_>) {
-        for panel in &task.w.panels {
+        for panel in task.panels {
             let columns = [panel.first, panel.first + NR].map(|col| (col, NR));
             // SAFETY: this function's contract.
             unsafe { with_stores(finish, columns, PanelTask::<FLIP> { task, panel }) };
@@ -261,7 +296,11 @@ mod x86 {
         #[target_feature(enable = "avx2,fma")]
         unsafe fn pixels<const P: usize, S: Store>(&self, stores: &[S; 2], row: usize, col: usize) {
             let Task { pitch: [row_pitch, step], taps, .. } = *self.task;
-            let base = self.task.window.as_ptr().wrapping_add(row * row_pitch + col * step + self.panel.first);
+            let base = self
+                .task
+                .window
+                .as_ptr()
+                .wrapping_add(row * row_pitch + col * step + self.panel.first - self.task.channels.start);
             let start = [stores[0].start(), stores[1].start()];
             let mut sums = [[start[0]; P], [start[1]; P]];
             for set in &self.panel.sets {

@@ -20,6 +20,12 @@ use std::ops::Range;
 
 /// Bytes that a step takes of each row.
 const GROUP: usize = 4;
+/// Tasks that a convolution is cut into at least, down to short ones.
+const MANY_TASKS: usize = 16;
+/// Rows of a short task, for which weights are read often.
+const SHORT_TASK: usize = 49;
+/// Rows of a long task, whose windows stay in the second-level cache.
+const LONG_TASK: usize = 192;
 /// Most rows of a tile.
 pub(super) const ROWS: usize = 5;
 
@@ -115,6 +121,11 @@ impl PackedProduct {
 
 impl GroupWeights for PackedProduct {
     type X = u8;
+
+    /// Longer tasks share more of their windows; shorter ones busy more threads.
+    fn task_rows(pixels: usize) -> usize {
+        (pixels / MANY_TASKS).clamp(SHORT_TASK, LONG_TASK)
+    }
 
     fn panels(&self) -> usize {
         PackedProduct::panels(self)
