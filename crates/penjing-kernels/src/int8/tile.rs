@@ -136,10 +136,19 @@ pub(super) mod x86 {
         };
     }
 
+    /// What a row's sums begin with.
+    macro_rules! begin {
+        ($c0:tt, $c1:tt) => {
+            concat!("vmovdqa ", $c0, ", ymm10\nvmovdqa ", $c1, ", ymm11\n")
+        };
+    }
+
     /// The sums of a tile: a program of groups by its rows.
     macro_rules! sums {
-        ($flip:literal, $ahead:literal, $task:ident, $rows:ident, $c:ident, $list:tt [$($i:tt $r:tt $name:ident $c0:tt $c1:tt),*]) => {
+        ($flip:literal, $ahead:literal, $task:ident, $bases:ident, $start:ident, $c:ident,
+         $list:tt [$($i:tt $r:tt $name:ident $c0:tt $c1:tt),*]) => {
             asm!(
+                $(begin!($c0, $c1),)*
                 groups!(4, "2", "3", $flip, $ahead, $list),
                 groups!(3, "4", "5", $flip, $ahead, $list),
                 groups!(2, "6", "7", $flip, $ahead, $list),
@@ -147,14 +156,14 @@ pub(super) mod x86 {
                 b = inout(reg) $task.weights.as_ptr() => _,
                 at = inout(reg) $task.program.as_ptr() => _,
                 n = out(reg) _,
-                $($name = in(reg) $rows[$i],)*
-                $(inout($c0) $c[$i][0], inout($c1) $c[$i][1],)*
+                $($name = in(reg) $task.rows.data.as_ptr().wrapping_add($bases[$i]),)*
+                $(out($c0) $c[$i][0], out($c1) $c[$i][1],)*
                 out("r8") _,
                 out("r9") _,
                 out("r10") _,
                 out("r11") _,
-                out("ymm10") _,
-                out("ymm11") _,
+                inout("ymm10") $start[0] => _,
+                inout("ymm11") $start[1] => _,
                 out("ymm12") _,
                 out("ymm13") _,
                 in("ymm14") _mm256_set1_epi8(-128),
@@ -171,15 +180,14 @@ pub(super) mod x86 {
             /// Every step of every row lies inside A, and the host has the level.
             #[target_feature(enable = "avx2,fma")]
             unsafe fn $name<S: Store>(task: &PanelTask<'_>, first: usize, store: &S) {
-                let mut rows = [std::ptr::null::<u8>(); $height];
-                for (row, &base) in rows.iter_mut().zip(&task.rows.bases[first..]) {
-                    *row = task.rows.data.as_ptr().wrapping_add(base);
-                }
-                let mut c = [store.start(); $height];
+                let bases: &[usize; $height] =
+                    task.rows.bases[first..].first_chunk().expect("a tile's rows are the task's");
+                let start = store.start();
+                let mut c = [[_mm256_setzero_si256(); 2]; $height];
                 // SAFETY: this function's contract; the program has a number of groups for each length, and they are those of the
                 // weights. The code reads them and the rows, and writes registers that it names.
                 unsafe {
-                    sums!($flip, $ahead, task, rows, c, $rows $rows);
+                    sums!($flip, $ahead, task, bases, start, c, $rows $rows);
                     store.put(first, &c);
                 }
             }
