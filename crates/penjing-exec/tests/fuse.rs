@@ -127,6 +127,30 @@ fn a_residual_joins_before_the_activation() {
 }
 
 #[test]
+fn regrouped_rows_do_not_part_a_product_from_what_follows() {
+    let reshape = |shape: &[usize]| Op::Reshape { shape: shape.iter().map(|&n| Dim::Const(n)).collect() };
+    let mut net = Net::new();
+    let (x, w, b) = (net.input("x", &[6, 5]), net.weight("w", &[5, 4]), net.weight("b", &[4]));
+    let residual = net.input("r", &[2, 3, 4]);
+    let product = net.matmul(x, w);
+    let sum = net.add(product, b);
+    let sum = net.op(reshape(&[2, 3, 4]), &[sum]);
+    let sum = net.add(sum, residual);
+    let y = net.op(Op::Unary(Unary::GeluTanh), &[sum]);
+    assert_eq!(net.fused(&[y]), [reshape(&[2, 3, 5]), linear(Activation::GeluTanh)]);
+    // Columns are regrouped too, or somebody else reads the sum.
+    for (shape, shared) in [(&[6, 2, 2][..], false), (&[2, 3, 4], true)] {
+        let mut net = Net::new();
+        let (x, w) = (net.input("x", &[6, 5]), net.weight("w", &[5, 4]));
+        let product = net.matmul(x, w);
+        let y = net.op(reshape(shape), &[product]);
+        let y = net.op(Op::Unary(Unary::Gelu), &[y]);
+        let outputs = if shared { vec![y, product] } else { vec![y] };
+        assert_eq!(net.fused(&outputs)[0], Op::MatMul { trans_a: false, trans_b: false });
+    }
+}
+
+#[test]
 fn a_residual_that_broadcasts_or_needs_the_product_stays_outside() {
     let mut net = Net::new();
     let (_, sum) = affine(&mut net);

@@ -22,6 +22,8 @@ pub fn fuse(model: &Model) -> Result<Model, IrError> {
     m.compact();
     attention::fuse_attention(&mut m)?;
     m.compact();
+    product::regroup_rows(&mut m)?;
+    m.compact();
     product::fuse_products(&mut m)?;
     m.compact();
     layout::channels_last(&mut m)?;

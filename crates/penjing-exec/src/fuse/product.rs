@@ -17,6 +17,36 @@ pub(super) fn fuse_products(model: &mut Model) -> Result<(), IrError> {
     Ok(())
 }
 
+/// MatMul (+ bias Add) + Reshape of all axes but the last → the product in that shape, so that what follows can join it: rows of
+/// A are regrouped instead, which moves nothing either.
+pub(super) fn regroup_rows(model: &mut Model) -> Result<(), IrError> {
+    for id in model.graph.node_ids().collect::<Vec<_>>() {
+        let node = model.graph.node(id).clone();
+        let Op::MatMul { trans_a: false, .. } = node.op else { continue };
+        let readers = Readers::of(model);
+        let (product, [a, b]) = (node.outputs[0], [node.inputs[0], node.inputs[1]]);
+        let [columns, depth] = [product, a].map(|v| model.graph.fact(v).shape.last().cloned());
+        let (Some(columns), Some(depth), 2) = (columns, depth, model.graph.fact(b).rank()) else { continue };
+        let bias = only_add(model, &readers, product)
+            .filter(|&(_, bias)| model.graph.fact(bias).shape == std::slice::from_ref(&columns));
+        let sum = bias.map_or(product, |(add, _)| model.graph.node(add).outputs[0]);
+        let Some(reshape) = readers.only(sum).map(|reader| model.graph.node(reader).clone()) else { continue };
+        let Op::Reshape { shape } = &reshape.op else { continue };
+        if shape.len() < 2 || shape.last() != Some(&columns) {
+            continue;
+        }
+        let rows = shape[..shape.len() - 1].iter().cloned().chain([depth]).collect();
+        let a = model.graph.apply(&reshape.name, Op::Reshape { shape: rows }, &[a])?;
+        let mut y = model.graph.apply(&node.name, node.op, &[a, b])?;
+        if let Some((add, bias)) = bias {
+            let name = model.graph.node(add).name.clone();
+            y = model.graph.apply(&name, Op::Binary(Binary::Add), &[y, bias])?;
+        }
+        model.replace_uses(reshape.outputs[0], y);
+    }
+    Ok(())
+}
+
 fn fuse_conv(model: &mut Model, readers: &Readers, id: NodeId) -> Result<(), IrError> {
     let node = model.graph.node(id).clone();
     let Op::Conv(spec) = &node.op else { return Ok(()) };

@@ -53,8 +53,9 @@ fn single(site: &Site, mut p: Product) -> Option<Kernel> {
         p.m = a[..a.len() - 1].iter().product();
     }
     let packed = match site.operands[1].floats() {
-        Some(b) => Some(PackedRhs::new(site.isa, p.k, p.n, p.b(b)).ok()?),
-        None => None,
+        // One row reads every weight once: packing would cost as much, and memory as well.
+        Some(b) if p.m > 1 => Some(PackedRhs::new(site.isa, p.k, p.n, p.b(b)).ok()?),
+        _ => None,
     };
     let tail = Tail::new(site, packed.is_some());
     let reads = (0..site.operands.len()).filter(|&i| i != 1 || packed.is_none()).collect();

@@ -3,11 +3,15 @@
 use super::{Accumulate, Bias, Epilogue, GemmShape, Mat, product::SMALL, sink::COut};
 use crate::{
     Ctx,
-    isa::{Math, per_isa},
+    isa::{Math, per_isa, prefetch},
 };
 
-/// Columns of one task.
-const COLS: usize = 256;
+/// Columns of one task: long pieces of rows, since a new one costs the memory more than to go on.
+const COLS: [usize; 2] = [256, 2048];
+/// Tasks that a product is cut into where it has enough columns.
+const TASKS: usize = 16;
+/// How many elements ahead of their use weights are asked for, 4 KiB: the hardware asks for nothing beyond a page.
+const AHEAD: usize = 1024;
 /// Lanes of a dot product.
 const LANES: usize = 32;
 
@@ -54,9 +58,10 @@ pub(super) unsafe fn try_gemv(
     };
     // SAFETY: C is one row of `n` elements, exclusively held (the caller's contract).
     let out = unsafe { std::slice::from_raw_parts_mut(c.ptr, n) };
+    let width = (n / TASKS).clamp(COLS[0], COLS[1]);
     let task = |t: usize, out: &mut [f32]| {
-        let col = t * COLS;
-        let mut sums = [0f32; COLS];
+        let col = t * width;
+        let mut sums = [0f32; COLS[1]];
         let sums = &mut sums[..out.len()];
         if mat.col_stride == 1 {
             add_rows(cx.isa, x, &mat.data[col..], mat.row_stride, sums);
@@ -77,9 +82,9 @@ pub(super) unsafe fn try_gemv(
         epilogue.act.apply(cx.isa, out);
     };
     if n * k < SMALL {
-        out.chunks_mut(COLS).enumerate().for_each(|(t, out)| task(t, out));
+        out.chunks_mut(width).enumerate().for_each(|(t, out)| task(t, out));
     } else {
-        cx.pool.run_chunks(out, COLS, &task);
+        cx.pool.run_chunks(out, width, &task);
     }
     true
 }
@@ -136,6 +141,9 @@ fn dot<M: Math>(x: &[f32], y: &[f32]) -> f32 {
     let (xs, ys) = (x.chunks_exact(LANES), y.chunks_exact(LANES));
     let tail = xs.remainder().iter().zip(ys.remainder());
     for (x, y) in xs.zip(ys) {
+        for line in [0, LANES / 2] {
+            prefetch(y.as_ptr().wrapping_add(AHEAD + line));
+        }
         for l in 0..LANES {
             lanes[l] = M::fma(x[l], y[l], lanes[l]);
         }

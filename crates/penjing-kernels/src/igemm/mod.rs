@@ -20,8 +20,8 @@ use crate::{
 use std::ops::Range;
 use tile::{Ahead, Start, Stretch};
 
-/// Steps of the deepest k-block: a panel's takes half of a 32 KiB first-level cache; the rest is for A and C.
-const DEEPEST: usize = (16 << 10) / (NR * size_of::<f32>());
+/// Steps of the deepest k-block: a panel's takes three quarters of a 32 KiB first-level cache; the rest is for A and C.
+const DEEPEST: usize = (24 << 10) / (NR * size_of::<f32>());
 /// Panels of a column group: the sums of 96 rows by 128 columns (48 KiB) share the second-level cache with A.
 const GROUP_PANELS: usize = 8;
 /// Steps that packing takes of one column at a time: a cache line of f32 weights.
@@ -308,8 +308,10 @@ unsafe fn tiles<S: Sink<f32>>(
                     tile(&rows.bases[r.clone()], rows.data.as_ptr(), stretches, data.as_ptr(), start, &mut ahead, to);
                     if i == last {
                         if last > 0 {
-                            let done: &[[f32; NR]] = bytemuck::cast_slice(&sums[at..at + r.len() * NR]);
-                            acc.0[..r.len()].copy_from_slice(done);
+                            // Row by row, since a copy of any length would be a call.
+                            for (acc, done) in acc.0.iter_mut().zip(sums[at..at + r.len() * NR].as_chunks().0) {
+                                *acc = *done;
+                            }
                         }
                         let cols = NR.min(b.n - panel * NR);
                         sink.put(r.start, r.len(), panel * NR, cols, &acc);
