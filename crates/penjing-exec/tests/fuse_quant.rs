@@ -5,7 +5,8 @@
 
 use penjing_exec::fuse;
 use penjing_ir::{
-    Activation, Binary, ConvSpec, Direction, Fact, MachineOp, Model, Op, QuantScheme, Reduction, Unary, ValueId,
+    Activation, Binary, Compare, ConvSpec, Dim, Direction, Fact, MachineOp, Model, Op, PadMode, QuantScheme, Real,
+    Reduction, SliceRange, Unary, ValueId,
 };
 use penjing_reference::{Precision, run};
 use penjing_tensor::{DType, Tensor};
@@ -191,24 +192,123 @@ fn a_residual_block_has_no_float_between_its_convolutions() {
     assert_eq!((count(&ops, "Quantize"), count(&ops, "Dequantize")), (1, 1), "{ops:?}");
 }
 
-/// What depends on the convolution cannot be there before it runs, and a float addend has no grid.
+/// A float addend joins a product as it is.
 #[test]
-fn other_addends_stay_outside_of_integer_convolutions() {
-    for float in [false, true] {
+fn float_addends_join_integer_products() {
+    let mut net = Net::new();
+    let (x, other) = (net.input("x", &[3, 6]), net.input("other", &[3, 4]));
+    let x = net.on_grid(x);
+    let w = net.weight("w", &[6, 4], 1);
+    let bias = net.constant(normal(&[4], "bias"));
+    let h = net.op(Op::MatMul { trans_a: false, trans_b: false }, &[x, w]);
+    let h = net.add(h, bias);
+    let y = net.add(h, other);
+    let ops = net.fused(&[y], Tolerance::Accumulating(16));
+    assert_eq!((count(&ops, "machine.QMatMul"), count(&ops, "machine.Chain")), (1, 0), "{ops:?}");
+}
+
+/// Of two products that are added, one takes the other's result; both run on integers.
+#[test]
+fn a_sum_of_two_products_belongs_to_one_of_them() {
+    let mut net = Net::new();
+    let x = net.input("x", &[3, 6]);
+    let x = net.on_grid(x);
+    let (a, b) = (net.weight("a", &[6, 4], 1), net.weight("b", &[6, 4], 1));
+    let op = Op::MatMul { trans_a: false, trans_b: false };
+    let (a, b) = (net.op(op.clone(), &[x, a]), net.op(op, &[x, b]));
+    let y = net.add(a, b);
+    let ops = net.fused(&[y], Tolerance::Accumulating(16));
+    assert_eq!((count(&ops, "machine.QMatMul"), count(&ops, "MatMul"), count(&ops, "machine.Chain")), (2, 0, 0));
+}
+
+/// What depends on the product cannot be there before it runs.
+#[test]
+fn later_addends_stay_outside_of_integer_products() {
+    let mut net = Net::new();
+    let x = net.input("x", &[1, 4, 5, 5]);
+    let x = net.on_grid(x);
+    let w = net.weight("w", &[4, 4, 1, 1], 0);
+    let h = net.op(Op::Conv(ConvSpec::unit(2)), &[x, w]);
+    let other = net.op(Op::Unary(Unary::Neg), &[h]);
+    let other = net.on_grid(other);
+    let y = net.add(h, other);
+    let y = net.on_grid(y);
+    let ops = net.fused(&[y], QUANTUM);
+    let alone = |op: &Op| matches!(op, Op::Machine(MachineOp::QConv { act: Activation::None, out: None, .. }));
+    assert_eq!(ops.iter().filter(|op| alone(op)).count(), 1, "{ops:?}");
+    assert_eq!(count(&ops, "machine.QChain"), 2, "{ops:?}");
+}
+
+/// A shortcut that takes every other pixel and adds channels of zeros moves bytes; a zero is the zero point.
+#[test]
+fn what_moves_elements_moves_integers() {
+    let shortcut = |value: f64, edge: bool| {
         let mut net = Net::new();
-        let x = net.input("x", &[1, 4, 5, 5]);
-        let on_grid = net.on_grid(x);
-        let w = net.weight("w", &[4, 4, 1, 1], 0);
-        let h = net.op(Op::Conv(ConvSpec::unit(2)), &[on_grid, w]);
-        let other = if float { net.input("other", &[1, 4, 5, 5]) } else { net.op(Op::Unary(Unary::Neg), &[h]) };
-        let other = if float { other } else { net.on_grid(other) };
-        let y = net.add(h, other);
-        let y = net.on_grid(y);
-        let ops = net.fused(&[y], QUANTUM);
-        let alone = |op: &Op| matches!(op, Op::Machine(MachineOp::QConv { act: Activation::None, out: None, .. }));
-        assert_eq!(ops.iter().filter(|op| alone(op)).count(), 1, "{ops:?}");
-        assert_eq!(count(&ops, "machine.QChain"), if float { 1 } else { 2 }, "{ops:?}");
+        let x = net.input("x", &[1, 2, 4, 4]);
+        let x = net.on_grid(x);
+        let range = |len: usize, step| SliceRange { start: Dim::Const(0), len: Dim::Const(len), step };
+        let ranges = vec![range(1, 1), range(2, 1), range(2, 2), range(2, 2)];
+        let h = net.op(Op::Slice { ranges }, &[x]);
+        let mode = if edge { PadMode::Edge } else { PadMode::Constant(Real(value)) };
+        let h = net.op(Op::Pad { before: vec![0, 1, 0, 0], after: vec![0, 1, 0, 0], mode }, &[h]);
+        let both = net.op(Op::Concat { axis: 1 }, &[h, h]);
+        let w = net.weight("w", &[3, 8, 1, 1], 0);
+        let y = net.op(Op::Conv(ConvSpec::unit(2)), &[both, w]);
+        let ops = net.fused(&[y], Tolerance::Accumulating(16));
+        (count(&ops, "machine.QConv"), count(&ops, "Dequantize"))
+    };
+    assert_eq!(shortcut(0.0, false), (1, 0));
+    // 1 is on no code of the grid for sure.
+    assert_eq!(shortcut(1.0, false), (0, 1));
+    assert_eq!(shortcut(0.0, true), (0, 1));
+}
+
+/// Operands on two grids are joined as numbers.
+#[test]
+fn operands_on_different_grids_are_joined_as_floats() {
+    let mut net = Net::new();
+    let (a, b) = (net.input("a", &[2, 3]), net.input("b", &[2, 3]));
+    let (a, b) = (net.on_grid(a), net.on_grid_of(b, DType::I8));
+    let both = net.op(Op::Concat { axis: 1 }, &[a, b]);
+    let w = net.weight("w", &[6, 4], 1);
+    let y = net.op(Op::MatMul { trans_a: false, trans_b: false }, &[both, w]);
+    let ops = net.fused(&[y], Tolerance::Accumulating(16));
+    assert_eq!((count(&ops, "machine.QMatMul"), count(&ops, "Dequantize")), (0, 2), "{ops:?}");
+}
+
+/// Heads are merged by the attention, and its result is rounded where the projection reads it; what somebody reads between keeps
+/// its place.
+#[test]
+fn attention_merges_its_heads_before_its_result_is_rounded() {
+    for read in [false, true] {
+        let mut net = Net::new();
+        let [q, k, v] = ["q", "k", "v"].map(|name| net.input(name, &[1, 2, 3, 4]));
+        let h = net.op(Op::Attention { scale: Real(0.5), causal: false }, &[q, k, v]);
+        let scheme = QuantScheme { dtype: DType::U8, axis: None, narrow: false };
+        let (scale, zero) = (net.constant(Tensor::scalar(0.02f32)), net.constant(Tensor::scalar(128u8)));
+        let codes = net.op(Op::Quantize(scheme.clone()), &[h, scale, zero]);
+        let real = net.op(Op::Dequantize(scheme), &[codes, scale, zero]);
+        let merged = net.op(Op::Permute { perm: vec![0, 2, 1, 3] }, &[real]);
+        let rows = net.op(Op::Reshape { shape: [1, 3, 8].map(Dim::Const).to_vec() }, &[merged]);
+        let w = net.weight("w", &[8, 5], 1);
+        let y = net.op(Op::MatMul { trans_a: false, trans_b: false }, &[rows, w]);
+        let outputs = if read { vec![y, real] } else { vec![y] };
+        let ops = net.fused(&outputs, QUANTUM);
+        assert_eq!(count(&ops, "machine.QMatMul"), 1, "{ops:?}");
+        assert_eq!(count(&ops, "Permute"), usize::from(read), "{ops:?}");
     }
+}
+
+/// A mask of truth values is read by the chain that selects by it.
+#[test]
+fn chains_read_truth_values() {
+    let mut net = Net::new();
+    let (x, y) = (net.input("x", &[2, 5]), net.input("y", &[2, 5]));
+    let (row, zero) = (net.input("row", &[5]), net.constant(Tensor::scalar(0.0f32)));
+    let positive = net.op(Op::Compare(Compare::Less), &[zero, row]);
+    let y = net.op(Op::Select, &[positive, x, y]);
+    let ops = net.fused(&[y], Tolerance::Exact);
+    assert_eq!((count(&ops, "machine.Chain"), count(&ops, "Select")), (1, 0), "{ops:?}");
 }
 
 /// A ReLU6 is the limits of the grid.

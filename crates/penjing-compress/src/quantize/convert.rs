@@ -20,8 +20,7 @@ pub fn to_qdq(model: &Model) -> Result<Model, CompressError> {
         let real = match content(&out, x) {
             Some(weight) => {
                 let (s, z) = (tensor(&out, scale), tensor(&out, zero));
-                let q = penjing_reference::eval_op(&Op::Quantize(scheme.clone()), &[&weight, &s, &z])?;
-                let codes = q.into_iter().next().expect("Quantize has one result");
+                let codes = codes_of(&weight, &s, &z, &scheme)?;
                 let name = out.graph.value(x).name.clone();
                 replace_weight(&mut out, &name, codes, s.as_slice::<f32>()?.to_vec(), zero, scheme)?
             }
@@ -43,6 +42,26 @@ pub fn to_qdq(model: &Model) -> Result<Model, CompressError> {
     Ok(out)
 }
 
+/// A weight on its grid. Symmetric I8 grids of F32 weights, which are what weights have, are rounded here; others by the
+/// interpreter, whose definition this is.
+fn codes_of(weight: &Tensor, scale: &Tensor, zero: &Tensor, scheme: &QuantScheme) -> Result<Tensor, CompressError> {
+    let symmetric = scheme.dtype == DType::I8 && zero.bytes().iter().all(|&z| z == 0);
+    if let (Ok(w), Ok(scales), true) = (weight.as_slice::<f32>(), scale.as_slice::<f32>(), symmetric) {
+        let inner = scheme.axis.map_or(w.len(), |axis| weight.shape()[axis + 1..].iter().product()).max(1);
+        let (lo, hi) = scheme.range();
+        let (lo, hi) = (lo as f32, hi as f32);
+        let mut codes = Vec::with_capacity(w.len());
+        for (run, w) in w.chunks(inner).enumerate() {
+            let scale = scales[run % scales.len()];
+            // A cast of NaN gives 0, as the definition does.
+            codes.extend(w.iter().map(|w| (w / scale).round_ties_even().clamp(lo, hi) as i8));
+        }
+        return Ok(Tensor::from_vec(weight.shape(), codes)?);
+    }
+    let codes = penjing_reference::eval_op(&Op::Quantize(scheme.clone()), &[weight, scale, zero])?;
+    Ok(codes.into_iter().next().expect("Quantize has one result"))
+}
+
 /// Integer codes behind a new `Dequantize`. A channel of zeros gets the largest scale, which changes nothing but lets its bias,
 /// whose steps are this scale times the activation's, fit into 32 bits.
 pub(super) fn replace_weight(
@@ -57,8 +76,8 @@ pub(super) fn replace_weight(
         let largest = scales.iter().copied().fold(0.0, f32::max);
         let inner: usize = codes.shape()[axis + 1..].iter().product();
         let mut used = vec![false; scales.len()];
-        for (i, code) in codes.to_f64s().into_iter().enumerate() {
-            used[i / inner % scales.len()] |= code != 0.0;
+        for (i, code) in codes.bytes().chunks_exact(codes.dtype().size()).enumerate() {
+            used[i / inner % scales.len()] |= code.iter().any(|&byte| byte != 0);
         }
         scales.iter_mut().zip(used).filter(|(_, used)| !used).for_each(|(scale, _)| *scale = largest);
     }

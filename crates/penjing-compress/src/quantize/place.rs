@@ -2,7 +2,9 @@
 
 use super::calibrate::Range;
 use crate::{CompressError, product_weights};
-use penjing_ir::{Binary, Model, NodeId, Op, PoolKind, QuantScheme, Reduction, Role, Scope, Unary, ValueId};
+use penjing_ir::{
+    Binary, Model, NodeId, Op, PadMode, PoolKind, QuantScheme, Real, Reduction, Role, Scope, Unary, ValueId,
+};
 use penjing_tensor::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,7 +46,7 @@ impl WeightRange {
 const TINY: f64 = 1e-12;
 
 /// The activations that quantization puts on a grid, in graph order: what feeds a convolution or a matrix product that has a
-/// weight, taken before max pooling, reshapes and permutations, so that these run on integers too; and what is added to the
+/// weight, taken before what only moves or picks elements, so that this runs on integers too; and what is added to the
 /// result of a convolution.
 pub fn activations(model: &Model, config: &QuantizeConfig) -> Vec<ValueId> {
     let mut found: Vec<ValueId> = places(model, config).reads.into_iter().map(|r| r.value).collect();
@@ -177,7 +179,8 @@ fn places(model: &Model, config: &QuantizeConfig) -> Places {
         }
     }
     for (node, operand) in residuals {
-        places.reads.push(Read { value: model.graph.node(node).inputs[operand], node, operand });
+        let value = model.graph.node(node).inputs[operand];
+        places.reads.push(alone.above_movers(model, Read { value, node, operand }));
     }
     places
 }
@@ -204,9 +207,7 @@ impl Alone {
     fn above_movers(&self, model: &Model, mut read: Read) -> Read {
         while let Some(above) = model.graph.producer(read.value) {
             let mover = model.graph.node(above);
-            let moves =
-                matches!(mover.op, Op::Reshape { .. } | Op::Permute { .. } | Op::Pool { kind: PoolKind::Max, .. });
-            if !moves || self.reader(read.value).is_none() {
+            if !moves_elements(&mover.op) || self.reader(read.value).is_none() {
                 break;
             }
             read = Read { value: mover.inputs[0], node: above, operand: 0 };
@@ -228,6 +229,18 @@ impl Alone {
         let adds = node.op == Op::Binary(Binary::Add);
         (adds && model.graph.fact(node.inputs[other]).shape == model.graph.fact(v).shape).then_some((id, other))
     }
+}
+
+/// Whether the op gives only numbers of its operand, or 0, which every grid of an activation has.
+fn moves_elements(op: &Op) -> bool {
+    matches!(
+        op,
+        Op::Reshape { .. }
+            | Op::Permute { .. }
+            | Op::Slice { .. }
+            | Op::Pad { mode: PadMode::Constant(Real(0.0)), .. }
+            | Op::Pool { kind: PoolKind::Max, .. }
+    )
 }
 
 fn fake_quant_weight(

@@ -10,7 +10,7 @@ const MAX_OPERANDS: usize = 12;
 const MAX_INSTRUCTIONS: usize = 48;
 
 /// Replaces each maximal tree of float elementwise nodes by one `machine.Chain`. A node joins its reader when the reader is the
-/// only one and both have the reader's shape; `Bool` values exist only inside a chain, as 0 and 1.
+/// only one and both have the reader's shape; `Bool` values are 0 and 1 inside a chain, which makes none for others.
 pub(super) fn fuse_chains(model: &mut Model) -> Result<(), IrError> {
     let readers = Readers::of(model);
     // Readers first, so that a node is absorbed by the largest tree.
@@ -105,7 +105,7 @@ impl Tree<'_> {
         seen.len()
     }
 
-    /// Operands and instructions; `None` when a `Bool` would have to come in from outside.
+    /// Operands and instructions; `None` when an operand is neither F32 nor `Bool`.
     fn code(&mut self, root: NodeId) -> Option<(Vec<ValueId>, Vec<ChainInstr>)> {
         let mut order = Vec::new();
         self.post_order(root, &mut order);
@@ -113,7 +113,7 @@ impl Tree<'_> {
             for &v in &self.model.graph.node(id).inputs {
                 let outside = self.model.graph.producer(v).is_none_or(|p| !self.inside.contains(&p));
                 if outside && scalar_const(self.model, v).is_none() && !self.operands.contains(&v) {
-                    if self.model.graph.fact(v).dtype != DType::F32 {
+                    if !matches!(self.model.graph.fact(v).dtype, DType::F32 | DType::Bool) {
                         return None;
                     }
                     self.operands.push(v);

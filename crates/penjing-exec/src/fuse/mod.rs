@@ -8,6 +8,7 @@ mod chain;
 mod layout;
 mod product;
 mod quant;
+mod sink;
 
 use penjing_ir::{Activation, Binary, IrError, Model, NodeId, Op, Real, ValueId};
 
@@ -15,9 +16,13 @@ use penjing_ir::{Activation, Binary, IrError, Model, NodeId, Op, Real, ValueId};
 pub fn fuse(model: &Model) -> Result<Model, IrError> {
     let mut m = model.clone();
     m.compact();
-    quant::sink_dequantize(&mut m)?;
+    sink::sink_dequantize(&mut m)?;
+    m.compact();
+    sink::sink_quantize(&mut m)?;
     m.compact();
     quant::fuse_quantized_products(&mut m)?;
+    // Weights of integer products are not read as floats any more.
+    m.compact();
     quant::fold_dequantized_constants(&mut m);
     m.compact();
     attention::fuse_attention(&mut m)?;

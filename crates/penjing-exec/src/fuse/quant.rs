@@ -4,35 +4,19 @@ use super::{
     Readers, only_activation,
     product::{depends_on, only_add},
 };
-use penjing_ir::{Activation, ConvSpec, IrError, Layout, MachineOp, Model, NodeId, Op, PoolKind, QuantScheme, ValueId};
+use penjing_ir::{Activation, ConvSpec, IrError, Layout, MachineOp, Model, NodeId, Op, QuantScheme, ValueId};
 use penjing_reference::eval_op;
 use penjing_tensor::{DType, Tensor};
 
-/// Moves a per-tensor Dequantize below ops that only pick or move elements: `f(DQ(q))` becomes `DQ(f(q))`, which is exact.
-pub(super) fn sink_dequantize(model: &mut Model) -> Result<(), IrError> {
-    for id in model.topological_order()? {
-        let node = model.graph.node(id).clone();
-        let moves = matches!(
-            node.op,
-            Op::Reshape { .. } | Op::Permute { .. } | Op::Slice { .. } | Op::Pool { kind: PoolKind::Max, .. }
-        );
-        let Some((q, scale, zero, scheme)) = node.inputs.first().and_then(|&v| dequantized(model, v)) else { continue };
-        if !moves || scheme.axis.is_some() || node.inputs.len() != 1 {
-            continue;
-        }
-        let moved = model.graph.apply(&node.name, node.op, &[q])?;
-        let real = model.graph.apply(&node.name, Op::Dequantize(scheme), &[moved, scale, zero])?;
-        model.replace_uses(node.outputs[0], real);
-    }
-    Ok(())
-}
-
-/// DQ, product, bias, residual behind a DQ, limits, Q → `machine.QConv` or `machine.QMatMul`; DQ, LSTM → `machine.QLstm`.
+/// DQ, product, bias, residual, limits, Q → `machine.QConv` or `machine.QMatMul`; DQ, LSTM → `machine.QLstm`.
 pub(super) fn fuse_quantized_products(model: &mut Model) -> Result<(), IrError> {
-    let readers = Readers::of(model);
     for id in model.graph.node_ids().collect::<Vec<_>>() {
-        fuse_one(model, &readers, id)?;
-        fuse_lstm(model, id)?;
+        match model.graph.node(id).op {
+            // A fused product reads its residual, which the readers of the graph before do not tell.
+            Op::Conv(_) | Op::MatMul { .. } => fuse_one(model, &Readers::of(model), id)?,
+            Op::Lstm { .. } => fuse_lstm(model, id)?,
+            _ => {}
+        }
     }
     Ok(())
 }
@@ -69,16 +53,13 @@ fn fuse_one(model: &mut Model, readers: &Readers, id: NodeId) -> Result<(), IrEr
         last = model.graph.node(add).outputs[0];
     }
     let Some(bias) = bias.or_else(|| zeros(model, &rows)).map(|b| folded(model, b)) else { return Ok(()) };
-    let residual = match product {
-        Product::Conv(_) => residual(model, readers, id, last),
-        Product::MatMul { .. } => None,
-    };
+    let residual = residual(model, readers, id, last);
     last = residual.as_ref().map_or(last, |r| r.sum);
     let limits = |a: &Activation| matches!(a, Activation::Relu | Activation::Clamp { .. });
     let act = only_activation(model, readers, last).filter(|(a, _)| limits(a));
     let (act, mut last) = act.unwrap_or((Activation::None, last));
     let mut inputs = vec![x, x_scale, x_zero, w, w_scale, bias];
-    inputs.extend(residual.iter().flat_map(|r| r.operands));
+    inputs.extend(residual.into_iter().flat_map(|r| r.operands));
     let out = take_quantize(model, readers, &mut last, &mut inputs);
     let op = match product {
         Product::Conv(spec) => MachineOp::QConv { spec, act, out, layout: Layout::ChannelsFirst },
@@ -173,27 +154,29 @@ fn fuse_lstm(model: &mut Model, id: NodeId) -> Result<(), IrError> {
     Ok(())
 }
 
-/// What is added to a convolution's result.
+/// What is added to a product's result.
 struct Residual {
-    /// Elements, scale and zero point.
-    operands: [ValueId; 3],
+    /// An F32 tensor, or int8 elements, their scale and zero point.
+    operands: Vec<ValueId>,
     /// The result of the addition.
     sum: ValueId,
 }
 
-/// The int8 tensor of the same shape that is added to `v`, a result of the product `id`, when it exists before the product runs,
+/// The tensor of the same shape that is added to `v`, a result of the product `id`, when it exists before the product runs,
 /// whatever order the schedule takes.
 fn residual(model: &Model, readers: &Readers, id: NodeId, v: ValueId) -> Option<Residual> {
     let (add, other) = only_add(model, readers, v)?;
-    let (q, scale, zero, scheme) = dequantized(model, other)?;
-    let same = model.graph.fact(other).shape == model.graph.fact(v).shape;
+    let operands = match dequantized(model, other) {
+        Some((q, scale, zero, scheme)) if is_int8_tensor(&scheme) => vec![q, scale, zero],
+        _ => vec![other],
+    };
+    let same = model.graph.fact(other) == model.graph.fact(v);
     let sum = model.graph.node(add).outputs[0];
-    (is_int8_tensor(&scheme) && same && !depends_on(model, other, id))
-        .then_some(Residual { operands: [q, scale, zero], sum })
+    (same && other != v && !depends_on(model, other, id)).then_some(Residual { operands, sum })
 }
 
 /// Operands and scheme of the Dequantize that makes `v`.
-fn dequantized(model: &Model, v: ValueId) -> Option<(ValueId, ValueId, ValueId, QuantScheme)> {
+pub(super) fn dequantized(model: &Model, v: ValueId) -> Option<(ValueId, ValueId, ValueId, QuantScheme)> {
     let node = model.graph.node(model.graph.producer(v)?);
     match &node.op {
         Op::Dequantize(scheme) => Some((node.inputs[0], node.inputs[1], node.inputs[2], scheme.clone())),

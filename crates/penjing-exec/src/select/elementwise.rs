@@ -33,8 +33,8 @@ impl Fit {
 pub(super) fn chain(site: &Site, code: &[ChainInstr]) -> Option<Kernel> {
     let program = compile(code, site.operands.len())?;
     let shape = site.results[0].shape.clone();
-    let fits: Vec<Fit> = site.operands.iter().map(|o| fit(&o.shape, &shape)).collect();
-    let full = (0..fits.len()).filter(|&k| matches!(fits[k], Fit::Full));
+    let fits: Vec<(DType, Fit)> = site.operands.iter().map(|o| (o.dtype, fit(&o.shape, &shape))).collect();
+    let full = (0..fits.len()).filter(|&k| matches!(fits[k], (DType::F32, Fit::Full)));
     Some(Kernel {
         name: format!("{}.f32-f32-chain.{}", site.isa.name(), program.instructions()),
         reads: (0..site.operands.len()).collect(),
@@ -63,6 +63,7 @@ pub(super) fn qchain(site: &Site, code: &[ChainInstr], out: Option<&QuantScheme>
         for (i, dtype, fit) in &operands {
             let data = match dtype {
                 DType::F32 => Data::F32(views.read(*i)?),
+                DType::Bool => Data::Bool(views.read(*i)?),
                 _ => Data::Int8(activation(*dtype, views, *i)?),
             };
             inputs.push(Input { data, layout: fit.layout(&shape) });
@@ -81,14 +82,15 @@ pub(super) fn qchain(site: &Site, code: &[ChainInstr], out: Option<&QuantScheme>
     }))
 }
 
-fn run(call: &mut Call<'_>, program: &Program, shape: &[usize], fits: &[Fit]) -> Result<(), RunError> {
+fn run(call: &mut Call<'_>, program: &Program, shape: &[usize], fits: &[(DType, Fit)]) -> Result<(), RunError> {
     let out = call.views.write::<f32>(0)?;
     let mut inputs = Vec::with_capacity(fits.len());
-    for (k, fit) in fits.iter().enumerate() {
-        let data = match call.views.read::<f32>(k) {
-            Ok(data) => Data::F32(data),
-            Err(KernelError::NoView(_)) => Data::InPlace(0),
-            Err(e) => return Err(e.into()),
+    for (k, (dtype, fit)) in fits.iter().enumerate() {
+        let data = match (dtype, call.views.read::<u8>(k)) {
+            (DType::Bool, Ok(data)) => Data::Bool(data),
+            (_, Ok(_)) => Data::F32(call.views.read(k)?),
+            (_, Err(KernelError::NoView(_))) => Data::InPlace(0),
+            (_, Err(e)) => return Err(e.into()),
         };
         inputs.push(Input { data, layout: fit.layout(shape) });
     }
@@ -189,6 +191,8 @@ fn unary(b: &mut ProgramBuilder, f: Unary, x: Value) -> Option<Value> {
         Unary::Round => UnaryOp::Round,
         Unary::Sign => UnaryOp::Sign,
         Unary::Softplus => UnaryOp::Softplus,
+        Unary::Gelu => UnaryOp::Gelu,
+        Unary::GeluTanh => UnaryOp::GeluTanh,
         _ => return composite(b, f, x),
     };
     Some(b.unary(direct, x))
@@ -197,23 +201,6 @@ fn unary(b: &mut ProgramBuilder, f: Unary, x: Value) -> Option<Value> {
 /// Activations that are a formula of other instructions.
 fn composite(b: &mut ProgramBuilder, f: Unary, x: Value) -> Option<Value> {
     Some(match f {
-        Unary::Gelu => {
-            let root = b.constant(std::f32::consts::FRAC_1_SQRT_2);
-            let scaled = b.binary(BinaryOp::Mul, x, root);
-            let erf = b.unary(UnaryOp::Erf, scaled);
-            half_times_one_plus(b, x, erf)
-        }
-        Unary::GeluTanh => {
-            // √(2/π)·(x + 0.044715·x³), Hendrycks & Gimpel 2016.
-            let (cubic, root) = (b.constant(0.044_715), b.constant(0.797_884_6));
-            let square = b.unary(UnaryOp::Square, x);
-            let cube = b.binary(BinaryOp::Mul, square, x);
-            let cube = b.binary(BinaryOp::Mul, cube, cubic);
-            let inner = b.binary(BinaryOp::Add, x, cube);
-            let inner = b.binary(BinaryOp::Mul, inner, root);
-            let tanh = b.unary(UnaryOp::Tanh, inner);
-            half_times_one_plus(b, x, tanh)
-        }
         Unary::Silu => {
             let gate = b.unary(UnaryOp::Sigmoid, x);
             b.binary(BinaryOp::Mul, x, gate)
@@ -237,14 +224,6 @@ fn composite(b: &mut ProgramBuilder, f: Unary, x: Value) -> Option<Value> {
         }
         _ => return None,
     })
-}
-
-/// x/2 · (1 + v).
-fn half_times_one_plus(b: &mut ProgramBuilder, x: Value, v: Value) -> Value {
-    let (half, one) = (b.constant(0.5), b.constant(1.0));
-    let sum = b.binary(BinaryOp::Add, v, one);
-    let x = b.binary(BinaryOp::Mul, x, half);
-    b.binary(BinaryOp::Mul, x, sum)
 }
 
 /// clamp(αx + β, 0, 1).

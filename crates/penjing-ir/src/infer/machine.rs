@@ -125,7 +125,8 @@ fn chain(code: &[ChainInstr], x: &[Fact]) -> Result<Fact, Why> {
     }
     let mut shape = Vec::new();
     for fact in x {
-        check_dtype(fact, DType::F32)?;
+        let number = matches!(fact.dtype, DType::F32 | DType::Bool);
+        ensure(number, || format!("an operand of a chain is F32 or Bool, {} given", fact.dtype))?;
         shape = broadcast(&shape, &fact.shape)?;
     }
     Ok(Fact { dtype: DType::F32, shape })

@@ -154,9 +154,9 @@ pub struct AttentionSpec {
 /// A fused operation.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum MachineOp {
-    /// (x0, x1, …: F32) → their broadcast, computed by the instructions in one pass over memory.
+    /// (x0, x1, …: F32, or `Bool` read as 0 and 1) → their broadcast, computed by the instructions in one pass over memory.
     Chain(Vec<ChainInstr>),
-    /// (x0, x1, …: each F32, or int8 followed by its scale and zero point, then with `out`: out scale, out zero point) → their
+    /// (x0, x1, …: each F32 or `Bool`, or int8 followed by its scale and zero point, then with `out`: out scale, out zero point) → their
     /// broadcast, computed by the instructions on the real values in one pass over memory, as F32 or on the grid of `out`.
     QChain {
         /// As of `Chain`; the registers 0.. are x0, x1, …

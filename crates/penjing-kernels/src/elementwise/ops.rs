@@ -45,6 +45,10 @@ pub enum UnaryOp {
     Sigmoid,
     /// Gauss error function, 4 ULP.
     Erf,
+    /// x·Φ(x), within 8·2⁻²⁴·|x|.
+    Gelu,
+    /// The tanh approximation of GELU, within 12·2⁻²⁴·|x|.
+    GeluTanh,
     /// ln(1+eˣ), 4 ULP.
     Softplus,
     /// max(x, 0); NaN stays.
@@ -71,7 +75,7 @@ pub enum UnaryOp {
 
 impl UnaryOp {
     /// Every operation.
-    pub const ALL: [UnaryOp; 31] = [
+    pub const ALL: [UnaryOp; 33] = [
         UnaryOp::Neg,
         UnaryOp::Abs,
         UnaryOp::Exp,
@@ -92,6 +96,8 @@ impl UnaryOp {
         UnaryOp::Atanh,
         UnaryOp::Sigmoid,
         UnaryOp::Erf,
+        UnaryOp::Gelu,
+        UnaryOp::GeluTanh,
         UnaryOp::Softplus,
         UnaryOp::Relu,
         UnaryOp::Floor,
@@ -177,6 +183,8 @@ pub(super) fn unary<M: Math>(op: UnaryOp, a: &[f32], out: &mut [f32]) {
         UnaryOp::Atanh => through_f64(a, out, f64::atanh),
         UnaryOp::Sigmoid => map(a, out, math::sigmoid::<M>),
         UnaryOp::Erf => map(a, out, math::erf::<M>),
+        UnaryOp::Gelu => map(a, out, math::gelu::<M>),
+        UnaryOp::GeluTanh => map(a, out, math::gelu_tanh::<M>),
         UnaryOp::Softplus => map(a, out, math::softplus::<M>),
         UnaryOp::Relu => map(a, out, |x| if x < 0.0 { 0.0 } else { x }),
         UnaryOp::Floor => map(a, out, f32::floor),

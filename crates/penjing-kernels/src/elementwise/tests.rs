@@ -35,6 +35,8 @@ fn unary_f64(op: UnaryOp, x: f64) -> Option<f64> {
         UnaryOp::Sigmoid => 1.0 / (1.0 + (-x).exp()),
         // Checked against a series in `math`.
         UnaryOp::Erf => return None,
+        // Checked in `activation`.
+        UnaryOp::Gelu | UnaryOp::GeluTanh => return None,
         UnaryOp::Softplus => x.max(0.0) + (-x.abs()).exp().ln_1p(),
         UnaryOp::Relu => {
             if x.is_nan() {

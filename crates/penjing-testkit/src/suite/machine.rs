@@ -156,6 +156,7 @@ fn chains() -> Vec<Case> {
     let select =
         vec![ChainInstr::Compare(Compare::Less, 0, 1), ChainInstr::Unary(Unary::Exp, 0), ChainInstr::Select(2, 3, 1)];
     let near = Tolerance::Within { absolute: 2e-7, relative: 2e-6 };
+    let mask = integers(DType::I64, &[3, 5], 0, 1, "mask").cast(DType::Bool);
     let chain = |name: &str, code: Vec<ChainInstr>, x: &[Tensor]| {
         one(&format!("machine/Chain/{name}"), Op::Machine(MachineOp::Chain(code)), x, near)
     };
@@ -165,6 +166,7 @@ fn chains() -> Vec<Case> {
         chain("residual", residual.clone(), &[normal(&[3, 17], "x"), normal(&[3, 17], "r")]),
         chain("bias", residual, &[normal(&[2, 3, 5], "x"), normal(&[3, 1], "b")]),
         chain("select", select, &[normal(&[13], "x"), normal(&[], "y")]),
+        chain("mask", vec![ChainInstr::Select(0, 1, 2)], &[mask, normal(&[2, 3, 5], "x"), normal(&[5], "y")]),
     ]
 }
 
