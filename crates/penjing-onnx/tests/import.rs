@@ -139,6 +139,44 @@ fn old_operator_sets_mean_what_they_meant() {
     close(&one_node(7, node("Dropout", &["x"], &["y"]).float("ratio", 0.5), &[2], &[1.0, 2.0]), &[1.0, 2.0]);
 }
 
+/// Operands of integer products are `Dequantize` of their codes, as in a QDQ file; scales that are laid out to broadcast over a
+/// batch of matrices have no grid and are written out.
+#[test]
+fn integer_operators_import_as_grids() {
+    let case = |scale_dims: &[usize]| {
+        let codes =
+            |name: &str, shape: &[usize], v: Vec<u8>| tensor_to_proto(name, &Tensor::from_vec(shape, v).unwrap());
+        let scale =
+            |name: &str, shape: &[usize], v: Vec<f32>| tensor_to_proto(name, &Tensor::from_vec(shape, v).unwrap());
+        let n = scale_dims.iter().product::<usize>();
+        let scales = if n == 2 { vec![0.5, 0.25] } else { vec![0.5] };
+        let inputs = ["x", "xs", "xz", "w", "ws", "wz", "ys", "yz"];
+        let g = GraphProto {
+            node: vec![node("QLinearMatMul", &inputs, &["y"])],
+            input: vec![typed("x", ElemType::Uint8, &[1, 2])],
+            output: vec![typed("y", ElemType::Uint8, &[1, 2])],
+            initializer: vec![
+                scale("xs", &[], vec![0.1]),
+                codes("xz", &[], vec![10]),
+                codes("w", &[2, 2], vec![3, 5, 7, 9]),
+                scale("ws", scale_dims, scales),
+                codes("wz", scale_dims, vec![1; n]),
+                scale("ys", &[], vec![0.05]),
+                codes("yz", &[], vec![4]),
+            ],
+            ..GraphProto::default()
+        };
+        let model = imported(&file(g, 21), &ImportOptions::default());
+        let x = BTreeMap::from([("x".to_string(), Tensor::from_vec(&[1, 2], vec![12u8, 15]).unwrap())]);
+        let y = run(&model, &x, &BTreeMap::new(), Precision::Declared).unwrap().outputs["y"].to_f64s();
+        (model.graph.nodes().iter().filter(|n| n.op.name() == "Dequantize").count(), y)
+    };
+    // (2·2 + 5·6)·0.1·0.5 / 0.05 + 4 and (2·4 + 5·8)·0.1·s / 0.05 + 4.
+    assert_eq!(case(&[]), (2, vec![38.0, 52.0]));
+    assert_eq!(case(&[2]), (2, vec![38.0, 28.0]));
+    assert_eq!(case(&[1, 2]), (1, vec![38.0, 28.0]));
+}
+
 fn one_node(opset: i64, node: NodeProto, shape: &[usize], x: &[f64]) -> Vec<f64> {
     let dims: Vec<i64> = shape.iter().map(|&d| d as i64).collect();
     let g = GraphProto {

@@ -61,7 +61,18 @@ fn grid(
         [_] => Some(cx.axis(cx.int("axis", 1)?, rank)?),
         _ => return unsupported(format!("a scale of {} axes", dims.len())),
     };
-    let to: Vec<Dim> = if axis.is_some() { dims } else { Vec::new() };
+    laid_out(cx, axis, scale, zero, dtype)
+}
+
+/// The grid of `dtype` with one scale, or with one for each index of `axis`; scale and zero point as the scheme has them.
+fn laid_out(
+    cx: &mut NodeCx<'_, '_>,
+    axis: Option<usize>,
+    scale: ValueId,
+    zero: Option<ValueId>,
+    dtype: DType,
+) -> Res<(QuantScheme, ValueId, ValueId)> {
+    let to: Vec<Dim> = if axis.is_some() { cx.fact(scale).shape } else { Vec::new() };
     let mut s = cx.scope();
     let scale = s.reshape(scale, &to)?;
     let scale = s.cast(scale, DType::F32)?;
@@ -132,7 +143,14 @@ pub(super) fn qlinear_conv(cx: &mut NodeCx<'_, '_>) -> Outputs {
 
 /// (q − zero point) · scale as F32; a vector of scales goes along `axis`.
 fn real(cx: &mut NodeCx<'_, '_>, q: ValueId, scale: ValueId, zero: ValueId, axis: usize) -> Res<ValueId> {
-    let rank = cx.rank(q);
+    let (rank, dtype) = (cx.rank(q), cx.dtype_of(q));
+    let (scales, zeros) = (cx.fact(scale).shape, cx.fact(zero).shape);
+    let one = |dims: &[Dim]| dims.iter().all(|d| d.is(1));
+    if dtype.is_int() && scales.len() <= 1 && (one(&zeros) || zeros == scales) {
+        let axis = (!one(&scales)).then_some(axis);
+        let (scheme, scale, zero) = laid_out(cx, axis, scale, Some(zero), dtype)?;
+        return Ok(cx.scope().op(Op::Dequantize(scheme), &[q, scale, zero])?);
+    }
     let mut s = cx.scope();
     let mut along = |v: ValueId| -> Res<ValueId> {
         let dims = s.fact(v).shape;
