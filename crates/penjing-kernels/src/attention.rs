@@ -11,6 +11,7 @@ use crate::{
         Mat,
         pack::{pack_cols, pack_rows},
         tile::{Acc, Block, Columns, F32, NR, RowPanels, Sink, run_block},
+        transpose::transpose,
     },
     isa::{Math, per_isa},
     math,
@@ -25,6 +26,8 @@ const NAME: &str = "attention";
 const CHUNK: usize = 256;
 /// Keys of one block: the weights of 16 queries (16 KiB) stay in the first-level cache.
 const KEYS: usize = 256;
+/// Keys whose part of the mask is turned at a time.
+const MASK_KEYS: usize = 64;
 /// Keys of one block when later positions are hidden: shorter, since hidden keys of a block are computed too.
 const CAUSAL_KEYS: usize = 64;
 
@@ -237,7 +240,7 @@ impl Run<'_> {
                     };
                     run_block::<F32, _>(isa, &all, &scores);
                     let rows = weights.as_chunks_mut::<NR>().0;
-                    self.hide(b, h, first..last + 1, at.clone(), rows);
+                    self.hide(isa, b, h, first..last + 1, at.clone(), rows);
                     let (max, sum) = state[p * 2 * NR..(p + 1) * 2 * NR].split_at_mut(NR);
                     let sums = sums[p * NR * e..(p + 1) * NR * e].as_chunks_mut::<NR>().0;
                     soften(isa, rows, max, sum, sums);
@@ -303,16 +306,27 @@ impl Run<'_> {
     }
 
     /// Adds the mask to the scores of `queries`, and −∞ where a later key stands.
-    fn hide(&self, b: usize, h: usize, queries: Range<usize>, keys: Range<usize>, scores: &mut [Lanes]) {
+    fn hide(&self, isa: Isa, b: usize, h: usize, queries: Range<usize>, keys: Range<usize>, scores: &mut [Lanes]) {
         if let Some(Mask { data, strides: [sb, sh, si, sj] }) = self.mask {
             let first = b * sb + h * sh + queries.start * si + keys.start * sj;
-            for (j, row) in scores.iter_mut().enumerate() {
-                let first = first + j * sj;
-                if si == 0 {
-                    row.iter_mut().for_each(|v| *v += data[first]);
+            let mut part = [[0.0; NR]; MASK_KEYS];
+            for (t, scores) in scores.chunks_mut(MASK_KEYS).enumerate() {
+                let (first, part) = (first + t * MASK_KEYS * sj, &mut part[..scores.len()]);
+                if sj == 1 && si != 0 {
+                    let extents = [queries.len(), scores.len()];
+                    transpose(isa, extents, &data[first..], si, part.as_flattened_mut(), NR);
+                } else if si == 0 {
+                    part.iter_mut().enumerate().for_each(|(j, row)| *row = [data[first + j * sj]; NR]);
                 } else {
-                    for (lane, v) in row.iter_mut().take(queries.len()).enumerate() {
-                        *v += data[first + lane * si];
+                    for (j, row) in part.iter_mut().enumerate() {
+                        for (lane, v) in row.iter_mut().take(queries.len()).enumerate() {
+                            *v = data[first + j * sj + lane * si];
+                        }
+                    }
+                }
+                for (row, more) in scores.iter_mut().zip(part) {
+                    for lane in 0..NR {
+                        row[lane] += more[lane];
                     }
                 }
             }

@@ -9,7 +9,7 @@ pub(crate) mod pack;
 mod product;
 pub(crate) mod sink;
 pub(crate) mod tile;
-mod transpose;
+pub(crate) mod transpose;
 
 pub use crate::activation::Clamp;
 pub use batched::{Batch, gemm_batched};
