@@ -21,7 +21,7 @@ pub fn product_weights(model: &Model) -> Vec<WeightUse> {
         let operands: &[usize] = match model.graph.node(node).op {
             Op::Conv(_) | Op::ConvTranspose { .. } => &[1],
             Op::MatMul { .. } => &[0, 1],
-            Op::Lstm { .. } => &[1, 2],
+            Op::Lstm { .. } | Op::Gru { .. } => &[1, 2],
             _ => &[],
         };
         for &operand in operands {

@@ -73,14 +73,19 @@ fn write_out(graph: &mut Graph, loss: ValueId, wrt: &[ValueId]) -> Result<BTreeM
     let (order, active) = active_path(graph, loss, wrt)?;
     for id in order {
         let node = graph.node(id).clone();
-        let written_out = matches!(node.op, Op::Attention { .. }) && !has_rule(graph, &node);
+        let written_out = match node.op {
+            Op::Attention { .. } => !has_rule(graph, &node),
+            Op::Gru { .. } => true,
+            _ => false,
+        };
         if !written_out || !active[node.outputs[0].index()] {
             continue;
         }
         let mut s = Scope::new(graph, &node.name);
-        if let Some(result) = penjing_rewrite::primitives(&mut s, &node.op, &node.inputs)? {
-            graph.replace_uses(node.outputs[0], result);
-            rewritten.insert(node.outputs[0], result);
+        let results = penjing_rewrite::primitives(&mut s, &node.op, &node.inputs)?;
+        for (&old, new) in node.outputs.iter().zip(results.unwrap_or_default()) {
+            graph.replace_uses(old, new);
+            rewritten.insert(old, new);
         }
     }
     Ok(rewritten)

@@ -6,7 +6,7 @@ mod common;
 
 use common::{check, check_facts, ints, random, signed};
 use penjing_ir::{
-    Binary, ConvSpec, Dim, Direction, Fact, Op, PadMode, PoolKind, PoolSpec, Real, Reduction, ScatterReduction,
+    Binary, ConvSpec, Dim, Direction, Fact, Op, PadMode, PoolKind, PoolSpec, Real, Reduction, Reset, ScatterReduction,
     SliceRange, Unary,
 };
 use penjing_tensor::{DType, Tensor};
@@ -303,6 +303,17 @@ fn recurrent_cells() {
         check("Lstm, the last state alone", &operands, |s, x| {
             Ok(vec![s.ops(Op::Lstm { direction, reserve: false }, x)?[1]])
         });
+        let operands = [
+            signed("x", &[t, batch, i]),
+            signed("w", &[d, 3 * h, i]),
+            signed("r", &[d, 3 * h, h]),
+            signed("b", &[d, 6 * h]),
+            signed("h0", &[d, batch, h]),
+        ];
+        for reset in [Reset::State, Reset::Product] {
+            one("Gru", &operands, Op::Gru { direction, reset });
+            check("Gru, the last state alone", &operands, |s, x| Ok(vec![s.ops(Op::Gru { direction, reset }, x)?[1]]));
+        }
     }
 }
 

@@ -109,6 +109,11 @@ fn arithmetic(op: &Op, x: &[Vec<u64>], y: &[Vec<u64>]) -> (u64, u64) {
             // Three sigmoids and two tanh, four sums with the biases, four products and sums of the state.
             (macs, cells.saturating_mul(5 * TRANSCENDENTAL + 12))
         }
+        Op::Gru { .. } => {
+            let (macs, cells) = lstm(&x[0], &x[1], &x[2]);
+            // Two sigmoids and a tanh, four sums with the biases, the reset product and the blend.
+            (macs, cells.saturating_mul(3 * TRANSCENDENTAL + 8))
+        }
         Op::LstmGrad { .. } => {
             let (macs, cells) = lstm(&x[0], &x[1], &x[2]);
             (macs.saturating_mul(2), cells.saturating_mul(30))

@@ -14,6 +14,7 @@ pub mod conv_last;
 pub mod elementwise;
 mod error;
 pub mod gemm;
+pub mod gru;
 pub(crate) mod igemm;
 pub mod int8;
 mod isa;

@@ -14,6 +14,7 @@ use penjing_kernels::{
     conv_last::{ConvEpilogue, Method, PackedConvLast, conv_last},
     elementwise::{BinaryOp, Input, Output, ProgramBuilder, UnaryOp, run_program},
     gemm::{Batch, Clamp, Epilogue, GemmShape, Mat, Rhs, gemm, gemm_batched},
+    gru::{GruReset, PackedGru, gru},
     int8::{
         ByteType, Bytes, BytesMut, Grid, Limits, PackedQConvLast, PackedQGemm, QEpilogue, QOut, QTensor, Scales,
         WeightLayout, dequantize, fake_quant, qconv_last, qgemm, quantize,
@@ -83,6 +84,7 @@ fn run(row: &KernelRow, cx: Ctx<'_>) -> Vec<Point> {
         "attention" => attend(cx),
         "lstm" if from != "f32" => integer_recurrent(cx, from),
         "lstm" | "lstm_grad" => recurrent(cx, op),
+        "gru" => gated(cx),
         "quantize" | "dequantize" | "fake_quant" => quantization(cx, from, to, op),
         _ => norm(cx, op),
     }
@@ -695,6 +697,32 @@ fn recurrent(cx: Ctx<'_>, op: &str) -> Vec<Point> {
         })
         .collect();
     points(&dx, &want, 2, 1.0)
+}
+
+/// One unit, one input, two steps, by hand.
+fn gated(cx: Ctx<'_>) -> Vec<Point> {
+    let shape = LstmShape { steps: 2, batch: 1, input: 1, hidden: 1, direction: LstmDirection::Forward };
+    let (x, w, r, b) = (values("x", 2), values("w", 3), values("r", 3), values("b", 6));
+    let sigmoid = |v: f64| 1.0 / (1.0 + (-v).exp());
+    let of = |v: &[f32], i: usize| f64::from(v[i]);
+    let mut all = Vec::new();
+    for reset in [GruReset::State, GruReset::Product] {
+        let packed = PackedGru::new(cx.isa, &shape, Weights { w: &w, r: &r, b: &b }, reset).unwrap();
+        let (mut y, mut last) = ([0.0; 2], [0.0]);
+        gru(cx, &shape, &x, &packed, &[0.25], &mut y, &mut last).unwrap();
+        let (mut h, mut want) = (0.25f64, Vec::new());
+        for t in 0..2 {
+            let [z, gate] = [0, 1].map(|g| sigmoid(of(&w, g) * of(&x, t) + of(&b, g) + of(&r, g) * h + of(&b, 3 + g)));
+            let inner = match reset {
+                GruReset::State => of(&r, 2) * (gate * h) + of(&b, 5),
+                GruReset::Product => gate * (of(&r, 2) * h + of(&b, 5)),
+            };
+            h = (1.0 - z) * (of(&w, 2) * of(&x, t) + of(&b, 2) + inner).tanh() + z * h;
+            want.push(h);
+        }
+        all.extend(points(&[y[0], y[1], last[0]], &[want[0], want[1], h], 2, 1.0));
+    }
+    all
 }
 
 fn quantization(cx: Ctx<'_>, from: &str, to: &str, op: &str) -> Vec<Point> {

@@ -88,6 +88,7 @@ fn evaluate(op: &Op, x: &[&Tensor], shape: &[usize]) -> Result<Vec<Tensor>, RefE
         Op::Lstm { direction, reserve } => {
             recurrent::lstm([x[0], x[1], x[2], x[3], x[4], x[5]], *direction, *reserve, recurrent::Hidden::Real)?
         }
+        Op::Gru { direction, reset } => recurrent::gru([x[0], x[1], x[2], x[3], x[4]], *direction, *reset)?,
         Op::LstmGrad { direction } => {
             let all = [x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], x[8], x[9]];
             recurrent::lstm_grad(all, *direction)?

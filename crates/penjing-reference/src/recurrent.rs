@@ -1,11 +1,12 @@
-//! The long short-term memory (Hochreiter & Schmidhuber 1997) with ONNX's gate order i, o, f, c, and its gradient.
+//! The long short-term memory (Hochreiter & Schmidhuber 1997) with ONNX's gate order i, o, f, c, and its gradient; the gated
+//! recurrent unit (Cho et al. 2014) with z, r, h.
 
 use crate::{
     RefError,
     data::{count, store_floats},
     quant::{dequantize, dynamic_quantize},
 };
-use penjing_ir::{Direction, QuantScheme};
+use penjing_ir::{Direction, QuantScheme, Reset};
 use penjing_tensor::{DType, Tensor};
 
 /// What the recurrent product reads of the hidden state.
@@ -110,6 +111,46 @@ pub(crate) fn lstm(
         out.push(store_floats(dtype, &kept_shape, kept)?);
     }
     Ok(out)
+}
+
+/// y and h.
+pub(crate) fn gru([x, w, r, b, h0]: [&Tensor; 5], direction: Direction, reset: Reset) -> Result<Vec<Tensor>, RefError> {
+    let n = Extents::of(x, r);
+    let (y_shape, state_shape) = ([n.t, n.d, n.b, n.h], [n.d, n.b, n.h]);
+    let mut y = vec![0.0; count(&y_shape)?];
+    let (xs, ws, rs, bs) = (x.to_f64s(), w.to_f64s(), r.to_f64s(), b.to_f64s());
+    let mut hs = h0.to_f64s();
+    for d in 0..n.d {
+        for t in times(direction, d, n.t) {
+            for b in 0..n.b {
+                let state = (d * n.b + b) * n.h;
+                let before = hs[state..state + n.h].to_vec();
+                let x_row = &xs[(t * n.b + b) * n.i..][..n.i];
+                let of_x = |gate: usize, j: usize| {
+                    let row = d * 3 * n.h + gate * n.h + j;
+                    dot(&ws[row * n.i..][..n.i], x_row) + bs[d * 6 * n.h + gate * n.h + j]
+                };
+                let of_h = |gate: usize, j: usize, h: &[f64]| {
+                    let row = d * 3 * n.h + gate * n.h + j;
+                    dot(&rs[row * n.h..][..n.h], h) + bs[d * 6 * n.h + (3 + gate) * n.h + j]
+                };
+                let gate = |k: usize, j: usize| sigmoid(of_x(k, j) + of_h(k, j, &before));
+                let resets: Vec<f64> = (0..n.h).map(|j| gate(1, j)).collect();
+                let shown: Vec<f64> = resets.iter().zip(&before).map(|(r, h)| r * h).collect();
+                for j in 0..n.h {
+                    let inner = match reset {
+                        Reset::State => of_h(2, j, &shown),
+                        Reset::Product => resets[j] * of_h(2, j, &before),
+                    };
+                    let (z, candidate) = (gate(0, j), (of_x(2, j) + inner).tanh());
+                    let h = (1.0 - z) * candidate + z * before[j];
+                    hs[state + j] = h;
+                    y[n.row(t, d, b, n.h) + j] = h;
+                }
+            }
+        }
+    }
+    Ok(vec![store_floats(x.dtype(), &y_shape, y)?, store_floats(x.dtype(), &state_shape, hs)?])
 }
 
 /// Back-propagation through time. dy, dh and dc are the gradients of all hidden states, the last one and the last cell state.

@@ -2,27 +2,38 @@
 //!
 //! The inverse of [`crate::raise`]. A primitive is an elementwise function with a derivative rule, a reduction, a movement or a product.
 
-use crate::RewriteError;
+use crate::{RewriteError, recurrent};
 use penjing_ir::{Binary, Compare, Dim, Graph, IrError, NodeId, Op, Reduction, Scope, Unary, ValueId};
 use penjing_tensor::DType;
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_PI};
 
 /// Rewrites `node` into primitives and makes every reader in the graph (nodes and outputs) read their result. False, and nothing is
-/// changed, for an op that is a primitive itself. The old node stays until the graph is compacted.
+/// changed, for an op that is a primitive itself or has no fixed number of steps. The old node stays until the graph is compacted.
 pub fn decompose(graph: &mut Graph, node: NodeId) -> Result<bool, RewriteError> {
     let old = graph.node(node).clone();
     let mut s = Scope::new(graph, &old.name);
-    let Some(result) = primitives(&mut s, &old.op, &old.inputs)? else { return Ok(false) };
-    let name = graph.value(old.outputs[0]).name.clone();
-    if graph.value(result).name.is_empty() {
-        graph.set_value_name(result, &name);
+    let Some(results) = primitives(&mut s, &old.op, &old.inputs)? else { return Ok(false) };
+    for (&old, result) in old.outputs.iter().zip(results) {
+        let name = graph.value(old).name.clone();
+        if graph.value(result).name.is_empty() {
+            graph.set_value_name(result, &name);
+        }
+        graph.replace_uses(old, result);
     }
-    graph.replace_uses(old.outputs[0], result);
     Ok(true)
 }
 
-/// Writes what `op` computes from `inputs` in primitives; `None` when it is one.
-pub fn primitives(s: &mut Scope<'_>, op: &Op, inputs: &[ValueId]) -> Result<Option<ValueId>, IrError> {
+/// Writes what `op` computes from `inputs` in primitives, one value for each result; `None` when it is one, or when the number
+/// of its steps is not known.
+pub fn primitives(s: &mut Scope<'_>, op: &Op, inputs: &[ValueId]) -> Result<Option<Vec<ValueId>>, IrError> {
+    match op {
+        Op::Gru { direction, reset } => recurrent::gru(s, inputs, *direction, *reset),
+        _ => Ok(primitive(s, op, inputs)?.map(|v| vec![v])),
+    }
+}
+
+/// [`primitives`] of an op with one result.
+fn primitive(s: &mut Scope<'_>, op: &Op, inputs: &[ValueId]) -> Result<Option<ValueId>, IrError> {
     let x = inputs.first().copied();
     let Some(x) = x else { return Ok(None) };
     Ok(Some(match op {

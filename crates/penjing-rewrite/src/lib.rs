@@ -14,6 +14,7 @@ mod fold;
 mod matcher;
 mod pattern;
 mod raise;
+mod recurrent;
 mod rule;
 mod simplify;
 mod stage;

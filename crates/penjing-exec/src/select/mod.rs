@@ -123,7 +123,7 @@ pub(crate) fn select(model: &Model, id: NodeId, target: &Target) -> Result<Kerne
         | Op::Dequantize(_)
         | Op::FakeQuant(_)
         | Op::DynamicQuantize => quant::select(&site, &node.op),
-        Op::Lstm { .. } | Op::LstmGrad { .. } | Op::Machine(MachineOp::QLstm { .. }) => {
+        Op::Lstm { .. } | Op::Gru { .. } | Op::LstmGrad { .. } | Op::Machine(MachineOp::QLstm { .. }) => {
             recurrent::select(&site, &node.op)
         }
         Op::BatchNormTrain { .. }

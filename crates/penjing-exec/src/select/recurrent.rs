@@ -1,11 +1,12 @@
-//! LSTM over time, forward and backward.
+//! LSTM over time, forward and backward; GRU.
 
 use super::{
     Kernel, Site,
     quant::{activation, byte_type, short},
     site::Operand,
 };
-use penjing_ir::{Direction, MachineOp, Op};
+use penjing_ir::{Direction, MachineOp, Op, Reset};
+use penjing_kernels::gru::{GruReset, PackedGru, gru};
 use penjing_kernels::lstm::{
     LstmDirection, LstmGrads, LstmOutputs, LstmShape, LstmTape, LstmWeights, PackedLstm, PackedQLstm, QLstmOperands,
     QLstmWeights, Weights, lstm, lstm_grad, qlstm,
@@ -20,6 +21,7 @@ pub(super) fn select(site: &Site, op: &Op) -> Option<Kernel> {
     }
     match op {
         Op::Lstm { direction, reserve } => Some(forward(site, shape(site, *direction), *reserve)),
+        Op::Gru { direction, reset } => Some(gated(site, shape(site, *direction), *reset)),
         Op::LstmGrad { direction } => Some(backward(site, shape(site, *direction))),
         _ => None,
     }
@@ -57,6 +59,31 @@ fn forward(site: &Site, shape: LstmShape, reserve: bool) -> Kernel {
         let (y, h, c) = (v.write(0)?, v.write(1)?, v.write(2)?);
         let reserve = if reserve { Some(v.write(3)?) } else { None };
         Ok(lstm(call.ctx, &shape, x, weights, h0, c0, LstmOutputs { y, h, c, reserve })?)
+    });
+    kernel.reading(reads)
+}
+
+fn gated(site: &Site, shape: LstmShape, reset: Reset) -> Kernel {
+    let reset = match reset {
+        Reset::State => GruReset::State,
+        Reset::Product => GruReset::Product,
+    };
+    let constant = |i: usize| site.operands[i].floats();
+    let packed = match (constant(1), constant(2), constant(3)) {
+        (Some(w), Some(r), Some(b)) => PackedGru::new(site.isa, &shape, Weights { w, r, b }, reset).ok(),
+        _ => None,
+    };
+    let reads = if packed.is_some() { vec![0, 4] } else { (0..5).collect() };
+    let h0 = reads.len() - 1;
+    let kernel = Kernel::call(site, "f32-f32-f32w-gru", move |call| {
+        let v = &mut call.views;
+        let (x, h0, y, h) = (v.read(0)?, v.read(h0)?, v.write(0)?, v.write(1)?);
+        if let Some(packed) = &packed {
+            return Ok(gru(call.ctx, &shape, x, packed, h0, y, h)?);
+        }
+        let weights = Weights { w: v.read(1)?, r: v.read(2)?, b: v.read(3)? };
+        let packed = PackedGru::new(call.ctx.isa, &shape, weights, reset)?;
+        Ok(gru(call.ctx, &shape, x, &packed, h0, y, h)?)
     });
     kernel.reading(reads)
 }

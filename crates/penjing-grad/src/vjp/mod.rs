@@ -72,6 +72,9 @@ pub(crate) fn rule(b: &mut Vjp<'_, '_>) -> Grads {
         Op::GroupNorm { groups, eps } => norm::group_norm(b, *groups, eps.0),
         Op::Attention { scale, causal } => attention::attention(b, *scale, *causal),
         Op::Lstm { direction, .. } => recurrent::lstm(b, *direction),
+        Op::Gru { .. } => {
+            b.fail("its steps are written out one by one, and their number is not known; bind the sequence length")
+        }
         Op::Dequantize(scheme) => quant::dequantize(b, scheme),
         Op::FakeQuant(scheme) => quant::fake_quant(b, scheme),
         Op::AllReduce => all_reduce(b),

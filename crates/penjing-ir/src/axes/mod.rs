@@ -219,6 +219,7 @@ fn fill(op: &Op, row: &mut Row) {
         Op::Attention { causal, .. } => attention::attention(row, *causal),
         Op::AttentionGrad { .. } => attention::attention_grad(row),
         Op::Lstm { .. } => recurrent::lstm(row),
+        Op::Gru { .. } => recurrent::gru(row),
         Op::LstmGrad { .. } => recurrent::lstm_grad(row),
         Op::Quantize(scheme) | Op::Dequantize(scheme) | Op::FakeQuant(scheme) => quant::quantize(row, scheme),
         Op::DynamicQuantize => row.untie_all("the grid depends on the whole tensor"),

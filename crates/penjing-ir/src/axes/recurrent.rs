@@ -20,11 +20,19 @@ struct Layout {
 /// (x, w, r, b, h0, c0) → (y, h, c[, reserve]).
 pub(super) fn lstm(row: &mut Row) {
     use Operand::{In, Out};
-    let mut all = vec![x(In(0)), w(In(1)), r(In(2)), b(In(3)), state(In(4)), state(In(5))];
+    let mut all = vec![x(In(0)), w(In(1), 4), r(In(2), 4), b(In(3), 8), state(In(4)), state(In(5))];
     all.extend([sequence(Out(0), 1), state(Out(1)), state(Out(2))]);
     if row.y.len() > 3 {
         all.push(sequence(Out(3), 5));
     }
+    tie(row, &all, [TieRole::Free, TieRole::Free, INNER]);
+}
+
+/// (x, w, r, b, h0) → (y, h).
+pub(super) fn gru(row: &mut Row) {
+    use Operand::{In, Out};
+    let operands = [x(In(0)), w(In(1), 3), r(In(2), 3), b(In(3), 6), state(In(4))];
+    let all: Vec<Layout> = operands.into_iter().chain([sequence(Out(0), 1), state(Out(1))]).collect();
     tie(row, &all, [TieRole::Free, TieRole::Free, INNER]);
 }
 
@@ -35,8 +43,8 @@ pub(super) fn lstm_grad(row: &mut Row) {
     let sum = TieRole::Reduced(Reduction::Sum);
     let all = [
         x(In(0)),
-        w(In(1)),
-        r(In(2)),
+        w(In(1), 4),
+        r(In(2), 4),
         state(In(3)),
         state(In(4)),
         sequence(In(5), 1),
@@ -45,9 +53,9 @@ pub(super) fn lstm_grad(row: &mut Row) {
         state(In(8)),
         state(In(9)),
         x(Out(0)),
-        w(Out(1)),
-        r(Out(2)),
-        b(Out(3)),
+        w(Out(1), 4),
+        r(Out(2), 4),
+        b(Out(3), 8),
         state(Out(4)),
         state(Out(5)),
     ];
@@ -80,16 +88,16 @@ fn x(operand: Operand) -> Layout {
     Layout { operand, time: Some(0), direction: None, batch: Some(1), input: Some(2), hidden: vec![] }
 }
 
-fn w(operand: Operand) -> Layout {
-    Layout { operand, time: None, direction: Some(0), batch: None, input: Some(2), hidden: vec![(1, 4)] }
+fn w(operand: Operand, gates: usize) -> Layout {
+    Layout { operand, time: None, direction: Some(0), batch: None, input: Some(2), hidden: vec![(1, gates)] }
 }
 
-fn r(operand: Operand) -> Layout {
-    Layout { operand, time: None, direction: Some(0), batch: None, input: None, hidden: vec![(1, 4), (2, 1)] }
+fn r(operand: Operand, gates: usize) -> Layout {
+    Layout { operand, time: None, direction: Some(0), batch: None, input: None, hidden: vec![(1, gates), (2, 1)] }
 }
 
-fn b(operand: Operand) -> Layout {
-    Layout { operand, time: None, direction: Some(0), batch: None, input: None, hidden: vec![(1, 8)] }
+fn b(operand: Operand, biases: usize) -> Layout {
+    Layout { operand, time: None, direction: Some(0), batch: None, input: None, hidden: vec![(1, biases)] }
 }
 
 fn state(operand: Operand) -> Layout {

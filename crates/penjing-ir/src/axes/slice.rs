@@ -46,7 +46,7 @@ pub fn slice_op(op: &Op, tie: &Tie, kept: &[usize], outputs: &[Fact]) -> Option<
                 *groups = kept.len();
             }
         }
-        Op::Lstm { direction, .. } | Op::LstmGrad { direction } => {
+        Op::Lstm { direction, .. } | Op::LstmGrad { direction } | Op::Gru { direction, .. } => {
             let is_direction = tie.members_of(Operand::In(1)).any(|m| m.axis == 0);
             if *direction == Direction::Bidirectional && is_direction {
                 *direction = match kept {

@@ -79,6 +79,7 @@ pub fn infer(op: &Op, x: &[Fact]) -> Result<Vec<Fact>, Why> {
         Op::Attention { .. } => vec![matmul::attention(x)?],
         Op::AttentionGrad { .. } => matmul::attention_grad(operands(x)?)?,
         Op::Lstm { direction, reserve } => recurrent::lstm(operands(x)?, *direction, *reserve)?,
+        Op::Gru { direction, .. } => recurrent::gru(operands(x)?, *direction)?,
         Op::LstmGrad { direction } => recurrent::lstm_grad(operands(x)?, *direction)?,
         Op::Quantize(scheme) => vec![quant::quantize(operands(x)?, scheme)?],
         Op::Dequantize(scheme) => vec![quant::dequantize(operands(x)?, scheme)?],

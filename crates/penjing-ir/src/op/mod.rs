@@ -25,7 +25,7 @@ pub use movement::{PadMode, SliceRange};
 pub use norm::Eps;
 pub use pool::{PoolKind, PoolSpec, pool_extent};
 pub use quant::QuantScheme;
-pub use recurrent::Direction;
+pub use recurrent::{Direction, Reset};
 pub use reduce::{ArgKind, Reduction};
 
 use crate::{BodyId, Dim, Symbol};
@@ -327,6 +327,14 @@ pub enum Op {
         /// Whether the fourth output exists.
         reserve: bool,
     },
+    /// (x: [T, B, I], w: [D, 3H, I], r: [D, 3H, H], b: [D, 6H], h0: [D, B, H]) → (y: [T, D, B, H], h: [D, B, H]), gates in ONNX
+    /// order z, r, h; h' = (1 − z)·candidate + z·h.
+    Gru {
+        /// Which way time runs.
+        direction: Direction,
+        /// What the reset gate multiplies.
+        reset: Reset,
+    },
     /// (x, w, r, h0, c0, y, reserve, dy, dh, dc) → (dx, dw, dr, db, dh0, dc0).
     LstmGrad {
         /// Which way time runs.
@@ -414,6 +422,7 @@ impl Op {
             Op::AttentionGrad { .. } => "AttentionGrad",
             Op::Lstm { .. } => "Lstm",
             Op::LstmGrad { .. } => "LstmGrad",
+            Op::Gru { .. } => "Gru",
             Op::Quantize(_) => "Quantize",
             Op::Dequantize(_) => "Dequantize",
             Op::FakeQuant(_) => "FakeQuant",

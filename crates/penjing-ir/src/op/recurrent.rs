@@ -11,6 +11,15 @@ pub enum Direction {
     Bidirectional,
 }
 
+/// What the reset gate of a GRU multiplies.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Reset {
+    /// The hidden state, before the candidate's product (ONNX `linear_before_reset` = 0).
+    State,
+    /// The candidate's product with the hidden state, and its bias (`linear_before_reset` = 1).
+    Product,
+}
+
 impl Direction {
     /// Extent of the D axis.
     pub fn count(self) -> usize {

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     Activation, Atom, BodyId, ChainInstr, Dim, Direction, Fact, HeadLayout, Layout, Op, PadMode, QuantScheme,
-    RandomKind, Real, ScatterReduction, SliceRange, Symbol,
+    RandomKind, Real, Reset, ScatterReduction, SliceRange, Symbol,
 };
 use penjing_tensor::DType;
 use std::fmt::Write;
@@ -421,6 +421,7 @@ macro_rules! words {
 }
 words!(Direction: Direction::Forward => "forward", Direction::Reverse => "reverse",
     Direction::Bidirectional => "bidirectional");
+words!(Reset: Reset::State => "state", Reset::Product => "product");
 words!(Layout: Layout::ChannelsFirst => "first", Layout::ChannelsLast => "last");
 words!(ScatterReduction: ScatterReduction::None => "none", ScatterReduction::Add => "add", ScatterReduction::Mul => "mul",
     ScatterReduction::Max => "max", ScatterReduction::Min => "min");

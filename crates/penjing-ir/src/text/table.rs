@@ -6,8 +6,8 @@ use super::{
 };
 use crate::{
     Activation, ArgKind, AttentionSpec, Binary, BodyId, Compare, ConvSpec, Dim, Direction, HeadLayout, Layout,
-    MachineOp, Op, PadMode, PoolKind, PoolSpec, QuantScheme, RandomKind, Real, Reduction, ScatterReduction, Symbol,
-    Unary,
+    MachineOp, Op, PadMode, PoolKind, PoolSpec, QuantScheme, RandomKind, Real, Reduction, Reset, ScatterReduction,
+    Symbol, Unary,
 };
 use penjing_tensor::DType;
 
@@ -149,6 +149,10 @@ fn visit<F: Fields>(op: &mut Op, f: &mut F) -> Result<(), Why> {
         Op::Lstm { direction, reserve } => {
             f.field("direction", direction)?;
             f.field("reserve", reserve)
+        }
+        Op::Gru { direction, reset } => {
+            f.field("direction", direction)?;
+            f.field("reset", reset)
         }
         Op::LstmGrad { direction } => f.field("direction", direction),
         Op::Quantize(scheme) | Op::Dequantize(scheme) | Op::FakeQuant(scheme) => f.field("grid", scheme),
@@ -309,6 +313,7 @@ fn prototypes() -> Vec<Op> {
         Op::Attention { .. } => [Op::Attention { scale: zero, causal: false }],
         Op::AttentionGrad { .. } => [Op::AttentionGrad { scale: zero, causal: false }],
         Op::Lstm { .. } => [Op::Lstm { direction: Direction::Forward, reserve: false }],
+        Op::Gru { .. } => [Op::Gru { direction: Direction::Forward, reset: Reset::State }],
         Op::LstmGrad { .. } => [Op::LstmGrad { direction: Direction::Forward }],
         Op::Quantize(_) => [Op::Quantize(grid())],
         Op::Dequantize(_) => [Op::Dequantize(grid())],

@@ -3,8 +3,8 @@
 
 use penjing_ir::{
     Activation, ArgKind, AttentionSpec, Binary, BodyId, ChainInstr, Compare, ConvSpec, Dim, Direction, HeadLayout,
-    Layout, MachineOp, Op, PadMode, PoolKind, PoolSpec, QuantScheme, RandomKind, Real, Reduction, ScatterReduction,
-    SliceRange, Symbol, Unary,
+    Layout, MachineOp, Op, PadMode, PoolKind, PoolSpec, QuantScheme, RandomKind, Real, Reduction, Reset,
+    ScatterReduction, SliceRange, Symbol, Unary,
 };
 use penjing_tensor::{DType, Rng, Tensor};
 
@@ -15,7 +15,7 @@ pub(crate) struct Case {
 }
 
 /// Number of `Op` variants; [`number`] is exhaustive, so a new one does not compile before it has a case.
-pub(crate) const VARIANTS: usize = 61;
+pub(crate) const VARIANTS: usize = 62;
 
 pub(crate) fn number(op: &Op) -> usize {
     match op {
@@ -65,6 +65,7 @@ pub(crate) fn number(op: &Op) -> usize {
         Op::AttentionGrad { .. } => 60,
         Op::Lstm { .. } => 42,
         Op::LstmGrad { .. } => 43,
+        Op::Gru { .. } => 61,
         Op::Quantize(_) => 44,
         Op::Dequantize(_) => 45,
         Op::FakeQuant(_) => 46,
@@ -295,6 +296,10 @@ fn sequences(add: &mut Add<'_>) {
         let dy = normal("dy", y[0].shape());
         let (dh, dc) = (normal("dh", y[1].shape()), normal("dc", y[2].shape()));
         let inputs = vec![x, w, r, h0, c0, y[0].clone(), y[3].clone(), dy, dh, dc];
+        for reset in [Reset::State, Reset::Product] {
+            let x = floats(&[&[t, b, i], &[d, 3 * h, i], &[d, 3 * h, h], &[d, 6 * h], &[d, b, h]]);
+            add("gru", Op::Gru { direction, reset }, x);
+        }
         add("lstm gradient", Op::LstmGrad { direction }, inputs);
     }
 }

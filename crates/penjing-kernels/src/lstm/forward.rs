@@ -11,19 +11,18 @@ use crate::{
     gemm::{Bias, Epilogue, GemmShape, Mat, PackedRhs, Rhs, gemm},
     scratch::with_scratch,
 };
-use bytemuck::Zeroable;
 use std::ops::Range;
 
 const NAME: &str = "lstm";
 
-/// The weights of all directions.
+/// The weights of all directions, with G gates: 4 of an LSTM, 3 of a GRU.
 #[derive(Clone, Copy, Debug)]
 pub struct Weights<'a> {
-    /// Of the input: `[D, 4H, I]`.
+    /// Of the input: `[D, GH, I]`.
     pub w: &'a [f32],
-    /// Of the hidden state: `[D, 4H, H]`.
+    /// Of the hidden state: `[D, GH, H]`.
     pub r: &'a [f32],
-    /// Of the input, then of the hidden state: `[D, 8H]`.
+    /// Of the input, then of the hidden state: `[D, 2GH]`.
     pub b: &'a [f32],
 }
 
@@ -58,11 +57,9 @@ impl PackedLstm {
         let pool = Pool::new(1);
         let direction = |d: usize| {
             let Weights { w, r, b } = weights.direction(shape, d);
-            let mut lines = vec![Line::zeroed(); (panels.len() * size_of::<f32>()).div_ceil(size_of::<Line>())];
-            let out = &mut bytemuck::cast_slice_mut(&mut lines)[..panels.len()];
-            panels.pack(Ctx { isa, pool: &pool }, Mat::transposed(r, hidden), out);
+            let r = panels.packed(Ctx { isa, pool: &pool }, Mat::transposed(r, hidden));
             let w = PackedRhs::new(isa, input, 4 * hidden, Mat::transposed(w, input))?;
-            Ok(PackedDirection { w, r: lines, bias: sum_of_biases(b) })
+            Ok(PackedDirection { w, r, bias: sum_of_biases(b) })
         };
         let directions = (0..shape.directions()).map(direction).collect::<Result<_, KernelError>>()?;
         Ok(PackedLstm { input, hidden, directions })

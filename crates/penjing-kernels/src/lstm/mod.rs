@@ -8,7 +8,7 @@
 mod backward;
 mod forward;
 mod integer;
-mod panels;
+pub(crate) mod panels;
 mod qpanels;
 mod steps;
 
@@ -55,26 +55,26 @@ impl LstmShape {
     }
 
     /// The time at which direction `d` takes its step `s`.
-    fn time(&self, d: usize, s: usize) -> usize {
+    pub(crate) fn time(&self, d: usize, s: usize) -> usize {
         if self.reversed(d) { self.steps - 1 - s } else { s }
     }
 
     /// The times of the steps `s`, in order of time.
-    fn times(&self, d: usize, s: &Range<usize>) -> Range<usize> {
+    pub(crate) fn times(&self, d: usize, s: &Range<usize>) -> Range<usize> {
         if self.reversed(d) { self.steps - s.end..self.steps - s.start } else { s.clone() }
     }
 
     /// Steps of one block.
-    fn block(&self) -> usize {
+    pub(crate) fn block(&self) -> usize {
         (BLOCK / (self.batch * 4 * self.hidden).max(1)).max(1)
     }
 
     /// Offset of row (t, d, 0) in `[T, D, B, width]`.
-    fn row(&self, t: usize, d: usize, width: usize) -> usize {
+    pub(crate) fn row(&self, t: usize, d: usize, width: usize) -> usize {
         (t * self.directions() + d) * self.batch * width
     }
 
-    fn check(
+    pub(crate) fn check(
         &self,
         kernel: &'static str,
         operand: &'static str,

@@ -6,10 +6,12 @@
 
 use crate::{
     Ctx,
+    arena::Line,
     gemm::Mat,
     isa::prefetch_near,
     lanes::{LANES, Lanes, per_lanes},
 };
+use bytemuck::Zeroable;
 use std::ops::Range;
 
 /// Vectors of eight columns in a panel at most.
@@ -19,18 +21,18 @@ const AHEAD: usize = 1024;
 /// Depth of a block, which all tiles of rows multiply before the next one: 64 KiB of a panel stay in the second-level cache.
 const BLOCK: usize = 512;
 /// Units of a task are a multiple of this, which is one of every panel's width.
-pub(super) const TASK_UNITS: usize = LANES * MAX_VECTORS;
+pub(crate) const TASK_UNITS: usize = LANES * MAX_VECTORS;
 /// Multiply-adds of a task, about: few enough to share a step among threads, enough to hide the sharing.
 const TASK_WORK: usize = 1 << 17;
 
 /// How `gates * units` columns of `depth` weights lie in panels: `[panel][depth][gate][width][8]`, units past the last zero.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Panels {
-    pub(super) depth: usize,
-    pub(super) units: usize,
-    pub(super) gates: usize,
+pub(crate) struct Panels {
+    pub(crate) depth: usize,
+    pub(crate) units: usize,
+    pub(crate) gates: usize,
     /// Vectors of eight units; `gates * width` is at most 4.
-    pub(super) width: usize,
+    pub(crate) width: usize,
 }
 
 impl Panels {
@@ -48,12 +50,12 @@ impl Panels {
     }
 
     /// Elements in all.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.units.div_ceil(self.panel_units()) * self.panel_len()
     }
 
     /// Packs `weights`, `[depth, gates * units]` with the units of a gate adjacent.
-    pub(super) fn pack(&self, cx: Ctx<'_>, weights: Mat<'_>, out: &mut [f32]) {
+    pub(crate) fn pack(&self, cx: Ctx<'_>, weights: Mat<'_>, out: &mut [f32]) {
         let Panels { depth, units, gates, width } = *self;
         cx.pool.run_chunks(out, self.panel_len(), &|panel, out| {
             for vector in 0..self.vectors() {
@@ -71,15 +73,22 @@ impl Panels {
         });
     }
 
+    /// The weights of [`pack`](Self::pack) in memory of their own.
+    pub(crate) fn packed(&self, cx: Ctx<'_>, weights: Mat<'_>) -> Vec<Line> {
+        let mut lines = vec![Line::zeroed(); (self.len() * size_of::<f32>()).div_ceil(size_of::<Line>())];
+        self.pack(cx, weights, &mut bytemuck::cast_slice_mut(&mut lines)[..self.len()]);
+        lines
+    }
+
     /// Units of one task of a step of `rows` rows, by the problem alone.
-    pub(super) fn task_units(&self, rows: usize) -> usize {
+    pub(crate) fn task_units(&self, rows: usize) -> usize {
         let work = (self.gates * self.depth * rows).max(1);
         TASK_WORK.div_ceil(work).next_multiple_of(TASK_UNITS)
     }
 
     /// `sums[row][gate][unit - units.start] = Σ x[row] · weights`; the rows of `x` are `depth` apart, those of `sums`
     /// `gates * stride`, the gates `stride`. `units` starts at a task's first; the elements up to the panel's end are written.
-    pub(super) fn product(
+    pub(crate) fn product(
         &self,
         cx: Ctx<'_>,
         x: &[f32],

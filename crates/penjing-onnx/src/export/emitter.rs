@@ -177,7 +177,8 @@ impl<'m> Emitter<'m> {
             | Op::RmsNorm { .. }
             | Op::GroupNorm { .. } => norm::emit(self, n),
             Op::Attention { scale, causal } => attention::emit(self, n, scale.0, *causal),
-            Op::Lstm { direction, reserve: false } => recurrent::emit(self, n, *direction),
+            Op::Lstm { direction, reserve: false } => recurrent::emit(self, n, *direction, recurrent::Cell::Lstm),
+            Op::Gru { direction, reset } => recurrent::emit(self, n, *direction, recurrent::Cell::Gru(*reset)),
             Op::Quantize(_) | Op::Dequantize(_) | Op::FakeQuant(_) | Op::DynamicQuantize => quant::emit(self, n),
             Op::If { then_body, else_body } => control::emit(self, n, [*then_body, *else_body])?,
             Op::Random { .. }

@@ -1,10 +1,10 @@
-//! Recurrent cells: the common `LSTM` is one op; `GRU`, `RNN` and unusual cells are written out step by step.
+//! Recurrent cells: the common `LSTM` and `GRU` are one op each; `RNN` and unusual cells are written out step by step.
 
 use super::{
     frame::Operand,
     node::{NodeCx, Res, invalid, unsupported},
 };
-use penjing_ir::{Compare, Dim, Direction, Op, Scope, Unary, ValueId};
+use penjing_ir::{Compare, Dim, Direction, Op, Reset, Scope, Unary, ValueId};
 
 type Outputs = Res<Vec<Operand>>;
 
@@ -52,19 +52,23 @@ struct Recurrence {
 /// `LSTM`, `GRU` and `RNN`.
 pub(super) fn recurrent(cx: &mut NodeCx<'_, '_>, cell: Cell) -> Outputs {
     let rec = read(cx, cell)?;
-    let usual = cell == Cell::Lstm
-        && rec.peephole.is_none()
+    let default: &[Unary] = match cell {
+        Cell::Lstm => &[Unary::Sigmoid, Unary::Tanh, Unary::Tanh],
+        Cell::Gru => &[Unary::Sigmoid, Unary::Tanh],
+        Cell::Rnn => &[],
+    };
+    let usual = rec.peephole.is_none()
         && rec.lens.is_none()
-        && rec.activations.chunks(3).all(|a| a == [Unary::Sigmoid, Unary::Tanh, Unary::Tanh]);
+        && !default.is_empty()
+        && rec.activations.chunks(default.len()).all(|a| a == default);
+    let direction = rec.direction;
+    let reset = if rec.linear_before_reset { Reset::Product } else { Reset::State };
     let mut out = match (usual, rec.c0) {
         (true, Some(c0)) => {
-            let op = Op::Lstm { direction: rec.direction, reserve: false };
-            let id = {
-                let label = cx.node.label.clone();
-                cx.graph().add_node(&label, op, &[rec.x, rec.w, rec.r, rec.bias, rec.h0, c0])?
-            };
-            cx.graph().node(id).outputs.clone()
+            let operands = [rec.x, rec.w, rec.r, rec.bias, rec.h0, c0];
+            one_op(cx, Op::Lstm { direction, reserve: false }, &operands)?
         }
+        (true, None) => one_op(cx, Op::Gru { direction, reset }, &[rec.x, rec.w, rec.r, rec.bias, rec.h0])?,
         _ => unroll(cx, &rec)?,
     };
     if rec.batch_first {
@@ -75,6 +79,12 @@ pub(super) fn recurrent(cx: &mut NodeCx<'_, '_>, cell: Cell) -> Outputs {
         }
     }
     Ok(out.into_iter().map(Operand::Value).collect())
+}
+
+fn one_op(cx: &mut NodeCx<'_, '_>, op: Op, operands: &[ValueId]) -> Res<Vec<ValueId>> {
+    let label = cx.node.label.clone();
+    let id = cx.graph().add_node(&label, op, operands)?;
+    Ok(cx.graph().node(id).outputs.clone())
 }
 
 fn read(cx: &mut NodeCx<'_, '_>, cell: Cell) -> Res<Recurrence> {

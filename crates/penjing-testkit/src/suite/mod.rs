@@ -142,7 +142,7 @@ mod tests {
         }
     }
 
-    const OPS: usize = 71;
+    const OPS: usize = 72;
 
     fn ordinal(op: &Op) -> usize {
         match op {
@@ -198,6 +198,7 @@ mod tests {
             Op::Lstm { reserve: true, .. } => 46,
             Op::Lstm { reserve: false, .. } => 47,
             Op::LstmGrad { .. } => 48,
+            Op::Gru { .. } => 71,
             Op::Quantize(_) => 49,
             Op::Dequantize(_) => 50,
             Op::FakeQuant(_) => 51,

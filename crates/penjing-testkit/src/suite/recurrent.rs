@@ -2,7 +2,7 @@
 
 use super::{Case, one};
 use crate::{Tolerance, normal, uniform};
-use penjing_ir::{Direction, Op};
+use penjing_ir::{Direction, Op, Reset};
 use penjing_reference::eval_op;
 use penjing_tensor::Tensor;
 
@@ -20,6 +20,14 @@ pub(super) fn cases() -> Vec<Case> {
             let tolerance = Tolerance::Within { absolute: 4e-6, relative: 4e-6 };
             let variant = format!("{name} {t}x{b}x{i}x{h}");
             out.push(one(&format!("recurrent/Lstm/{variant}"), Op::Lstm { direction, reserve: false }, &x, tolerance));
+            for (name, reset) in [("state", Reset::State), ("product", Reset::Product)] {
+                let shapes: [Vec<usize>; 5] =
+                    [vec![t, b, i], vec![n, 3 * h, i], vec![n, 3 * h, h], vec![n, 6 * h], vec![n, b, h]];
+                let x: Vec<Tensor> =
+                    shapes.iter().enumerate().map(|(k, s)| uniform(s, -0.8, 0.8, &format!("operand {k}"))).collect();
+                let op = Op::Gru { direction, reset };
+                out.push(one(&format!("recurrent/Gru/{variant}, {name}"), op, &x, tolerance));
+            }
             let op = Op::Lstm { direction, reserve: true };
             let forward = eval_op(&op, &x.iter().collect::<Vec<_>>()).expect("the operands above fit");
             out.push(one(&format!("recurrent/Lstm/{variant}, reserve"), op, &x, tolerance));
