@@ -344,6 +344,39 @@ fn one_spatial_axis_moves_as_well() {
     assert_eq!((last_convs(&fused), permutes(&fused)), (2, 1));
 }
 
+/// A convolution, batch norm and pooling with all their gradients.
+fn training_step(groups: usize) -> Model {
+    let mut net = Net::new();
+    let x = net.input("x", &[2, 4, 8, 8]);
+    let w = net.input("w", &[6, 4 / groups, 3, 3]);
+    let (scale, bias) = (net.input("scale", &[6]), net.input("bias", &[6]));
+    let dy = net.input("dy", &[2, 6, 4, 4]);
+    let spec = ConvSpec { pads: vec![(1, 1); 2], groups, ..ConvSpec::unit(2) };
+    let pool =
+        PoolSpec { kernel: vec![2; 2], strides: vec![2; 2], pads: vec![(0, 0); 2], dilations: vec![1; 2], ceil: false };
+    let (kind, eps) = (PoolKind::Max, Real(1e-5));
+    let c = net.op(Op::Conv(spec.clone()), &[x, w]);
+    let norm = net.model.graph.add_node("", Op::BatchNormTrain { eps }, &[c, scale, bias]).unwrap();
+    let [y, mean, var] = net.model.graph.node(norm).outputs[..] else { panic!("three results") };
+    let y = net.relu(y);
+    let g = net.op(Op::PoolGrad { kind, spec: pool }, &[y, dy]);
+    let grads = net.model.graph.add_node("", Op::BatchNormGrad { eps }, &[c, scale, mean, var, g]).unwrap();
+    let [g, dscale, dbias] = net.model.graph.node(grads).outputs[..] else { panic!("three results") };
+    let dw = net.op(Op::ConvWeightGrad { spec: spec.clone(), kernel: vec![3, 3] }, &[x, g]);
+    let dx = net.op(Op::ConvTranspose { spec, output_pad: vec![0, 0] }, &[g, w]);
+    net.fused(&[mean, var, dscale, dbias, dw, dx])
+}
+
+#[test]
+fn a_training_step_moves_with_its_gradients() {
+    let moved = |m: &Model| m.graph.nodes().iter().filter(|n| matches!(n.op, Op::Machine(MachineOp::Last(_)))).count();
+    let fused = training_step(1);
+    // x and dy come in, dx goes out.
+    assert_eq!((moved(&fused), last_convs(&fused), permutes(&fused)), (5, 1, 3));
+    let fused = training_step(2);
+    assert_eq!((moved(&fused), last_convs(&fused), permutes(&fused)), (0, 0, 0));
+}
+
 #[test]
 fn what_must_not_move_stays() {
     // Three spatial axes.

@@ -40,6 +40,28 @@ pub fn max_pool_last_u8(
     each_row(cx, "max_pool_last_u8", s, channels, x, y, &|x, row, y| max_row_u8(cx.isa, s, channels, x, row, y))
 }
 
+/// dx of [`max_pool_last`]: each dy goes to the first largest element of its window, the last NaN where there is one.
+pub fn max_pool_grad_last(
+    cx: Ctx<'_>,
+    s: &PoolShape,
+    channels: usize,
+    x: &[f32],
+    dy: &[f32],
+    dx: &mut [f32],
+) -> Result<(), KernelError> {
+    const NAME: &str = "max_pool_grad_last";
+    s.check(NAME)?;
+    let [image_x, image_y] = [s.input, s.output].map(|[h, w]| product(&[h, w, channels]).unwrap_or(usize::MAX));
+    for (operand, have, image) in [("x", x.len(), image_x), ("dy", dy.len(), image_y), ("dx", dx.len(), image_x)] {
+        check_len(NAME, operand, s.planes.checked_mul(image), have)?;
+    }
+    cx.pool.run_chunks(dx, image_x, &|n, dx| {
+        let (x, dy) = (&x[n * image_x..][..image_x], &dy[n * image_y..][..image_y]);
+        max_image_grad(cx.isa, s, channels, x, dy, dx);
+    });
+    Ok(())
+}
+
 /// The mean of each window; 0 where nothing counts.
 pub fn avg_pool_last(
     cx: Ctx<'_>,
@@ -156,6 +178,41 @@ fn max_f32_body<M: Math>(s: &PoolShape, c: usize, x: &[f32], row: usize, y: &mut
 }
 
 per_isa! {
+    fn max_image_grad(s: &PoolShape, c: usize, x: &[f32], dy: &[f32], dx: &mut [f32]) = max_grad_body
+}
+
+#[inline(always)]
+fn max_grad_body<M: Math>(s: &PoolShape, c: usize, x: &[f32], dy: &[f32], dx: &mut [f32]) {
+    dx.fill(0.0);
+    for (i, dy) in dy.chunks_exact(c).enumerate() {
+        let ((rows, y), (cols, x0)) = (taps(s, 0, i / s.output[1]), taps(s, 1, i % s.output[1]));
+        let pixel = |a: usize, b: usize| ((y + a * s.dilation[0]) * s.input[1] + x0 + b * s.dilation[1]) * c;
+        for (first, dy) in (0..).step_by(BLOCK).zip(dy.chunks(BLOCK)) {
+            // A winner is the tap's number, kept as i32 so that value and number are selected by vectors of one width.
+            let (mut best, mut winner) = ([f32::NEG_INFINITY; BLOCK], [-1i32; BLOCK]);
+            for a in 0..rows.len() {
+                for b in 0..cols.len() {
+                    let (tap, x) = ((a * cols.len() + b) as i32, &x[pixel(a, b) + first..][..dy.len()]);
+                    for ((&v, best), winner) in x.iter().zip(&mut best).zip(&mut winner) {
+                        let take = v > *best || v.is_nan() || *winner < 0;
+                        *best = if take { v } else { *best };
+                        *winner = if take { tap } else { *winner };
+                    }
+                }
+            }
+            for a in 0..rows.len() {
+                for b in 0..cols.len() {
+                    let tap = (a * cols.len() + b) as i32;
+                    for ((dx, &dy), &winner) in dx[pixel(a, b) + first..].iter_mut().zip(dy).zip(&winner) {
+                        *dx += if winner == tap { dy } else { 0.0 };
+                    }
+                }
+            }
+        }
+    }
+}
+
+per_isa! {
     fn max_row_i8(s: &PoolShape, c: usize, x: &[i8], row: usize, y: &mut [i8]) = max_i8_body
 }
 
@@ -186,9 +243,13 @@ fn avg_body<M: Math>(s: &PoolShape, c: usize, x: &[f32], row: usize, y: &mut [f3
 mod tests {
     use super::*;
     use crate::{
-        pool2d::{avg_pool, max_pool, max_pool_i8, max_pool_u8, tests::shapes},
-        testing::{every_ctx, values},
+        pool2d::{avg_pool, max_pool, max_pool_grad, max_pool_i8, max_pool_u8, tests::shapes},
+        testing::{assert_close, every_ctx, values},
     };
+
+    fn wide(x: &[f32]) -> Vec<f64> {
+        x.iter().map(|&v| f64::from(v)).collect()
+    }
 
     /// [N, C, P] as [N, P, C].
     fn last<T: Copy>(x: &[T], channels: usize, positions: usize) -> Vec<T> {
@@ -219,6 +280,12 @@ mod tests {
                     max_pool(cx, &first, &x, &mut want).unwrap();
                     max_pool_last(cx, &s, channels, &last(&x, channels, p), &mut got).unwrap();
                     assert_eq!(bits(&got), bits(&last(&want, channels, q)), "{s:?}, {channels}");
+                    let dy = values("dy", ny);
+                    let (mut want, mut got) = (vec![9.0; x.len()], vec![9.0; x.len()]);
+                    max_pool_grad(cx, &first, &x, &dy, &mut want).unwrap();
+                    let (xl, dyl) = (last(&x, channels, p), last(&dy, channels, q));
+                    max_pool_grad_last(cx, &s, channels, &xl, &dyl, &mut got).unwrap();
+                    assert_close(&got, &wide(&last(&want, channels, p)), 0.0, "gradient");
                     average(cx, PadCount::Include);
                     average(cx, PadCount::Exclude);
                     let bytes: Vec<i8> = x.iter().map(|v| (v * 127.0) as i8).collect();
@@ -245,6 +312,7 @@ mod tests {
         let (x, mut y) = (vec![0.0; 24 * 24 * 2], vec![0.0; 12 * 12 * 2]);
         assert!(max_pool_last(cx, &s, 2, &x, &mut y).is_ok());
         assert!(max_pool_last(cx, &s, 3, &x, &mut y).is_err());
+        assert!(max_pool_grad_last(cx, &s, 2, &x, &y[1..], &mut x.clone()).is_err());
         assert!(max_pool_last(cx, &s, usize::MAX, &x, &mut y).is_err());
         assert!(avg_pool_last(cx, &PoolShape { stride: [0, 1], ..s }, PadCount::Include, 2, &x, &mut y).is_err());
     }

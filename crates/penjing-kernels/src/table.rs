@@ -85,7 +85,8 @@ pub static KERNELS: &[KernelRow] = rows! {
     MatMul Exact => "qs8-f32-qc8w-gemm.5x16" "qs8-qs8-qc8w-gemm.5x16" "qs8-qu8-qc8w-gemm.5x16"
         "qu8-f32-qc8w-gemm.5x16" "qu8-qs8-qc8w-gemm.5x16" "qu8-qu8-qc8w-gemm.5x16";
     Conv Accumulating(1) => "f32-f32-f32w-conv.6x16" "f32-f32-f32w-conv_last.6x16"
-        "f32-f32-f32w-conv_last_depthwise.4x8" "f32-f32-f32w-conv_input_grad.6x16" "f32-f32-conv_weight_grad.3x4";
+        "f32-f32-f32w-conv_last_depthwise.4x8" "f32-f32-f32w-conv_input_grad.6x16" "f32-f32-conv_weight_grad.3x4"
+        "f32-f32-f32w-conv_last_input_grad.6x16" "f32-f32-conv_last_weight_grad.6x16";
     Conv Transformed(16) => "f32-f32-f32w-conv_last_winograd.2x2";
     Conv Transformed(160) => "f32-f32-f32w-conv_last_winograd.4x4";
     Conv Exact => "qs8-f32-qc8w-conv_last.5x16" "qs8-qs8-qc8w-conv_last.5x16" "qs8-qu8-qc8w-conv_last.5x16"
@@ -95,13 +96,14 @@ pub static KERNELS: &[KernelRow] = rows! {
         "qu8-qs8-qc8w-conv_last_depthwise.4x32" "qu8-qu8-qc8w-conv_last_depthwise.4x32";
     Pool Exact => "f32-f32-max_pool" "s8-s8-max_pool" "u8-u8-max_pool"
         "f32-f32-max_pool_last" "s8-s8-max_pool_last" "u8-u8-max_pool_last";
-    Pool Accumulating(1) => "f32-f32-max_pool_grad" "f32-f32-avg_pool" "f32-f32-avg_pool_last" "f32-f32-avg_pool_grad";
+    Pool Accumulating(1) => "f32-f32-max_pool_grad" "f32-f32-avg_pool" "f32-f32-avg_pool_last" "f32-f32-avg_pool_grad"
+        "f32-f32-max_pool_grad_last";
     Elementwise Rounding(4) => "f32-f32-chain";
     MatMul Accumulating(8) => "f32-f32-attention_grad";
     Reduce Accumulating(1) => "f32-f32-reduce";
     Reduce Accumulating(4) => "f32-f32-softmax" "f32-f32-log_softmax" "f32-f32-softmax_grad" "f32-f32-log_softmax_grad";
     Norm Accumulating(4) => "f32-f32-layer_norm" "f32-f32-rms_norm" "f32-f32-group_norm" "f32-f32-batch_norm_train"
-        "f32-f32-layer_norm_grad" "f32-f32-batch_norm_grad";
+        "f32-f32-layer_norm_grad" "f32-f32-batch_norm_grad" "f32-f32-batch_norm_train_last" "f32-f32-batch_norm_grad_last";
     Attention Accumulating(8) => "f32-f32-attention.6x16";
     Movement Exact => "x8-x8-permute" "x16-x16-permute" "x32-x32-permute" "x64-x64-permute"
         "x8-x8-slice" "x16-x16-slice" "x32-x32-slice" "x64-x64-slice"

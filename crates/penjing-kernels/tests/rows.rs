@@ -11,7 +11,7 @@ use penjing_kernels::{
     attention::{AttentionShape, Causal, Heads, attention},
     attention_grad::{AttentionGradShape, attention_grad},
     conv::{ConvShape, ConvWeights, PackedConv, conv, conv_input_grad, conv_weight_grad},
-    conv_last::{ConvEpilogue, Method, PackedConvLast, conv_last},
+    conv_last::{ConvEpilogue, Method, PackedConvLast, conv_last, conv_last_input_grad, conv_last_weight_grad},
     elementwise::{BinaryOp, Input, Output, ProgramBuilder, UnaryOp, run_program},
     gemm::{Batch, Clamp, Epilogue, GemmShape, Mat, Rhs, gemm, gemm_batched},
     gru::{GruReset, PackedGru, gru},
@@ -24,8 +24,11 @@ use penjing_kernels::{
         QLstmWeights, Weights, lstm, lstm_grad, qlstm,
     },
     movement::{ElemSize, concat, expand, gather, gather_grad, one_hot, pad, permute, slice},
-    norm::{batch_norm_grad, batch_norm_train, group_norm, layer_norm, layer_norm_grad, rms_norm},
-    pool_last::{avg_pool_last, max_pool_last, max_pool_last_i8, max_pool_last_u8},
+    norm::{
+        batch_norm_grad, batch_norm_grad_last, batch_norm_train, batch_norm_train_last, group_norm, layer_norm,
+        layer_norm_grad, rms_norm,
+    },
+    pool_last::{avg_pool_last, max_pool_grad_last, max_pool_last, max_pool_last_i8, max_pool_last_u8},
     pool2d::{PadCount, PoolShape, avg_pool, avg_pool_grad, max_pool, max_pool_grad, max_pool_i8, max_pool_u8},
     reduce::{ReduceOp, reduce},
     softmax::{log_softmax, log_softmax_grad, softmax, softmax_grad},
@@ -74,8 +77,9 @@ fn run(row: &KernelRow, cx: Ctx<'_>) -> Vec<Point> {
         "gemm" | "conv_last" | "conv_last_depthwise" if from != "f32" => integer(cx, from, to, op),
         "conv_last" | "conv_last_depthwise" | "conv_last_winograd" => convolution_last(cx, row.spec),
         "conv" | "conv_input_grad" | "conv_weight_grad" => convolution(cx, op),
+        "conv_last_input_grad" | "conv_last_weight_grad" => convolution_last_grad(cx, op),
         "max_pool" | "max_pool_grad" | "avg_pool" | "avg_pool_grad" => pooling(cx, from, op),
-        "max_pool_last" | "avg_pool_last" => pooling_last(cx, from, op),
+        "max_pool_last" | "max_pool_grad_last" | "avg_pool_last" => pooling_last(cx, from, op),
         "chain" => chain(cx),
         "reduce" => reduction(cx),
         "softmax" | "log_softmax" | "softmax_grad" | "log_softmax_grad" => soft(cx, op),
@@ -254,6 +258,39 @@ fn convolution_last(cx: Ctx<'_>, spec: &str) -> Vec<Point> {
         .collect()
 }
 
+/// [N, C, P] as [N, P, C].
+fn last(x: &[f32], channels: usize, positions: usize) -> Vec<f32> {
+    let image = channels * positions;
+    (0..x.len()).map(|i| x[i / image * image + i % channels * positions + i % image / channels]).collect()
+}
+
+/// The products of [`convolution`] with channels last.
+fn convolution_last_grad(cx: Ctx<'_>, op: &str) -> Vec<Point> {
+    let s = CONV;
+    let [nx, nw, ny] = [s.x_len(), s.w_len(), s.y_len()].map(Option::unwrap);
+    let (x, w, dy) = (values("x", nx), values("w", nw), values("dy", ny));
+    let (p, q) = (s.input[0] * s.input[1], s.output[0] * s.output[1]);
+    let dy_last = last(&dy, s.out_channels, q);
+    let input = op == "conv_last_input_grad";
+    let mut out = vec![0f32; if input { nx } else { nw }];
+    if input {
+        conv_last_input_grad(cx, &s, &dy_last, &w, &mut out).unwrap();
+        // Back to channels first: the same reordering with the extents exchanged.
+        out = last(&out, p, s.in_channels);
+    } else {
+        conv_last_weight_grad(cx, &s, &last(&x, s.in_channels, p), &dy_last, &mut out).unwrap();
+    }
+    let mut want = vec![(0f64, 0f64, 0usize); out.len()];
+    each_product(&s, |iy, ix, iw| {
+        let Some(ix) = ix else { return };
+        let (at, other) = if input { (ix, w[iw]) } else { (iw, x[ix]) };
+        let term = f64::from(dy[iy]) * f64::from(other);
+        let (sum, size, n) = &mut want[at];
+        (*sum, *size, *n) = (*sum + term, *size + term.abs(), *n + 1);
+    });
+    out.iter().zip(want).map(|(&g, (want, size, n))| Point { got: g.into(), want, n, size }).collect()
+}
+
 /// Full-range int8 products against i32 sums and the definition of the rescaling.
 fn integer(cx: Ctx<'_>, from: &str, to: &str, op: &str) -> Vec<Point> {
     let s = if op == "conv_last_depthwise" { DEPTHWISE } else { CONV };
@@ -408,6 +445,14 @@ fn pooling_last(cx: Ctx<'_>, from: &str, op: &str) -> Vec<Point> {
         let want: Vec<f64> = (0..12).map(|o| window(o).map(|i| f64::from(x[i])).iter().sum::<f64>() / 4.0).collect();
         return points(&y, &want, 4, 1.0);
     }
+    if op == "max_pool_grad_last" {
+        let (dy, mut dx, mut want) = (values("dy", 12), vec![0f32; 48], vec![0f64; 48]);
+        max_pool_grad_last(cx, &s, 2, &x, &dy, &mut dx).unwrap();
+        for (o, &dy) in dy.iter().enumerate() {
+            want[window(o).into_iter().max_by(|&a, &b| x[a].total_cmp(&x[b])).unwrap()] += f64::from(dy);
+        }
+        return points(&dx, &want, 1, 1.0);
+    }
     let signed: Vec<i8> = x.iter().map(|v| (v * 127.0) as i8).collect();
     let largest = |at: &dyn Fn(usize) -> f64| -> Vec<f64> {
         (0..12).map(|o| window(o).map(at).into_iter().fold(f64::NEG_INFINITY, f64::max)).collect()
@@ -542,6 +587,15 @@ fn norm(cx: Ctx<'_>, op: &str) -> Vec<Point> {
         "batch_norm_train" => {
             batch_norm_train(cx, &x, [4, 1, 10], &[1.0], &[0.0], EPS, &mut y, &mut one, &mut two).unwrap();
             hat
+        }
+        "batch_norm_train_last" => {
+            batch_norm_train_last(cx, &x, [n, 1], &[1.0], &[0.0], EPS, &mut y, &mut one, &mut two).unwrap();
+            hat
+        }
+        "batch_norm_grad_last" => {
+            let (m, v) = ([mean as f32], [var as f32]);
+            batch_norm_grad_last(cx, &x, &dy, [n, 1], &m, &v, &[1.0], EPS, &mut y, &mut one, &mut two).unwrap();
+            dx
         }
         "layer_norm_grad" => {
             let (mut ds, mut db) = (vec![0.0; n], vec![0.0; n]);

@@ -100,6 +100,7 @@ fn evaluate(op: &Op, x: &[&Tensor], shape: &[usize]) -> Result<Vec<Tensor>, RefE
         Op::AllReduce => x.iter().map(|&t| t.clone()).collect(),
         Op::If { .. } => return Err(RefError::NeedsModel),
         Op::Machine(MachineOp::QLstm { direction }) => machine::lstm(x, *direction)?,
+        Op::Machine(MachineOp::Last(op)) => machine::last(op, x)?,
         Op::Machine(m) => vec![machine::machine(m, x, shape)?],
     })
 }

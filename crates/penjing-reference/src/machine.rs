@@ -4,12 +4,13 @@ use crate::{
     RefError, attention, conv,
     data::{count, ints, product, store_floats, store_ints, walk_broadcast},
     elementwise::{binary_float, holds, unary_float},
-    matmul, movement, pool,
+    eval_op, matmul, movement, pool,
     quant::{dequantize, quantize, quantize_one},
     recurrent,
 };
 use penjing_ir::{
-    Activation, ChainInstr, Direction, HeadLayout, Layout, MachineOp, QuantScheme, chain_operands, residual_operands,
+    Activation, ChainInstr, Direction, HeadLayout, Layout, MachineOp, Op, QuantScheme, chain_operands, images,
+    residual_operands,
 };
 use penjing_tensor::{DType, Tensor};
 
@@ -28,6 +29,7 @@ pub(crate) fn machine(op: &MachineOp, x: &[&Tensor], shape: &[usize]) -> Result<
             }
         }
         MachineOp::QLstm { .. } => Err(RefError::Undefined { what: "QLstm", why: "it has several results".into() }),
+        MachineOp::Last(_) => Err(RefError::Undefined { what: "Last", why: "it has several results".into() }),
         MachineOp::Conv { layout: Layout::ChannelsLast, spec, act } => {
             let first = MachineOp::Conv { layout: Layout::ChannelsFirst, spec: spec.clone(), act: *act };
             channels_first(x, &[0, 3], shape, |x, shape| machine(&first, x, shape))
@@ -90,6 +92,20 @@ pub(crate) fn machine(op: &MachineOp, x: &[&Tensor], shape: &[usize]) -> Result<
             requantize(&sums, x, *act, out.as_ref(), shape, shape.len() - 1)
         }
     }
+}
+
+/// `Last`: the op on images permuted to channels first, its images permuted back.
+pub(crate) fn last(op: &Op, x: &[&Tensor]) -> Result<Vec<Tensor>, RefError> {
+    let (operands, results) = images(op).unwrap_or_default();
+    let mut first: Vec<Tensor> = x.iter().map(|&t| t.clone()).collect();
+    for &i in operands {
+        first[i] = movement::permute(x[i], &Layout::ChannelsLast.to_first(x[i].rank()))?;
+    }
+    let mut out = eval_op(op, &first.iter().collect::<Vec<_>>())?;
+    for &i in results {
+        out[i] = movement::permute(&out[i], &Layout::ChannelsLast.from_first(out[i].rank()))?;
+    }
+    Ok(out)
 }
 
 /// `f` with the operands `images` and the result shape permuted to channels first, and its result permuted back.

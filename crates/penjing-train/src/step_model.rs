@@ -4,7 +4,7 @@ use crate::{TrainConfig, TrainError};
 use penjing_grad::{append_accumulation, append_gradients, append_loss, append_updates, take_accumulated};
 use penjing_ir::Model;
 use penjing_parallel::{BucketConfig, all_reduce_gradients, average_buffers};
-use penjing_rewrite::{FoldConfig, Trace, common_subexpressions, fold_constants, for_training, simplify};
+use penjing_rewrite::{FoldConfig, Trace, common_subexpressions, fold_constants, for_training, raise, simplify};
 
 /// Input of a training graph of several ranks: this rank's part of the rows.
 pub(crate) const SHARE: &str = "rank_share";
@@ -18,6 +18,8 @@ pub fn training_step(model: &Model, config: &TrainConfig) -> Result<Model, Train
 /// The model whose run is one step (or one accumulated part of it), and the model that applies what was accumulated.
 pub(crate) fn training_models(model: &Model, config: &TrainConfig) -> Result<(Model, Option<Model>), TrainError> {
     let mut step = for_training(model)?;
+    // Attention that an exporter wrote out has a gradient of its own once it is one op.
+    raise(&mut step, &mut Trace::new())?;
     let loss = append_loss(&mut step, None, &config.loss)?;
     let grads = append_gradients(&mut step, loss.value)?;
     if config.ranks > 1 {

@@ -2,14 +2,17 @@
 //!
 //! The walk goes forward once. A value that is made in another order of axes than the canonical one is *moved*: the walk
 //! remembers the value that holds its elements and the permutation. A node whose operand is moved is rewritten to work in that
-//! order where its op can; every other reader gets the canonical order back through one Permute that all of them share. Only
-//! convolutions with constant weights start a move, so graphs that train keep their order.
+//! order where its op can; every other reader gets the canonical order back through one Permute that all of them share.
+//! Convolutions start a move where their weights are constant, and in graphs that train, where all of them and their gradients
+//! have kernels for it.
 
 mod follow;
 mod reshape;
 
 use super::Readers;
-use penjing_ir::{Activation, Dim, IrError, Layout, MachineOp, Model, Node, NodeId, Op, ValueId, residual_operands};
+use penjing_ir::{
+    Activation, Dim, IrError, Layout, MachineOp, Model, Node, NodeId, Op, PoolKind, ValueId, images, residual_operands,
+};
 use penjing_reference::eval_op;
 use penjing_tensor::{DType, Tensor};
 use std::collections::BTreeMap;
@@ -74,6 +77,7 @@ impl Walk<'_> {
             Op::MatMul { .. } | Op::Machine(MachineOp::MatMul { .. } | MachineOp::QMatMul { .. }) => {
                 self.unflatten(id, &node)
             }
+            op if images(op).is_some() => self.gradient(&node),
             Op::Permute { perm } => self.permute(&node, perm),
             Op::Reshape { .. } => self.reshape(&node),
             _ => self.follow(&node),
@@ -92,6 +96,36 @@ impl Walk<'_> {
             inputs.push(super::product::zeros(self.model, channels));
         }
         self.replace(node, Op::Machine(op), &inputs, perm)?;
+        Ok(true)
+    }
+
+    /// The gradients of convolutions start a move; batch norm in training and the gradient of pooling follow one.
+    fn gradient(&mut self, node: &Node) -> Result<bool, IrError> {
+        let Some((operands, results)) = images(&node.op) else { return Ok(false) };
+        let rank = self.model.graph.fact(node.inputs[0]).rank();
+        let perm = Layout::ChannelsLast.from_first(rank);
+        let starts = match &node.op {
+            Op::ConvTranspose { .. } | Op::ConvWeightGrad { .. } => trains(self.model) && node.inputs.len() == 2,
+            Op::PoolGrad { kind: PoolKind::Average { .. }, .. } => false,
+            _ => self.moved.get(&node.inputs[0]).is_some_and(|m| m.perm == perm),
+        };
+        let f32_only = node.inputs.iter().all(|&v| self.model.graph.fact(v).dtype == DType::F32);
+        if !starts || !f32_only || rank > 4 {
+            return Ok(false);
+        }
+        let mut inputs = Vec::with_capacity(node.inputs.len());
+        for (i, &v) in node.inputs.iter().enumerate() {
+            inputs.push(if operands.contains(&i) { self.in_order(v, &perm)? } else { self.canonical(v)? });
+        }
+        let op = Op::Machine(MachineOp::Last(Box::new(node.op.clone())));
+        let last = self.model.graph.add_node(&node.name, op, &inputs)?;
+        for (i, value) in self.model.graph.node(last).outputs.clone().into_iter().enumerate() {
+            if results.contains(&i) {
+                self.moved.insert(node.outputs[i], Moved { value, perm: perm.clone() });
+            } else {
+                self.model.replace_uses(node.outputs[i], value);
+            }
+        }
         Ok(true)
     }
 
@@ -189,7 +223,22 @@ pub(super) fn movable(model: &Model, node: &Node) -> Option<(MachineOp, &'static
     };
     let x = model.graph.fact(node.inputs[0]);
     let constant = model.graph.as_const(node.inputs[weight]).is_some();
-    (constant && x.rank() <= 4 && matches!(x.dtype, DType::F32 | DType::I8 | DType::U8)).then_some((op, images))
+    ((constant || trains(model)) && x.rank() <= 4 && matches!(x.dtype, DType::F32 | DType::I8 | DType::U8))
+        .then_some((op, images))
+}
+
+/// Whether the graph holds gradients of convolutions, and every convolution and gradient is one of F32 images of up to two axes in one
+/// group. Kernels of channels that lie last would be slow for others.
+fn trains(model: &Model) -> bool {
+    let fits = |node: &Node| {
+        let (Op::Conv(spec) | Op::ConvTranspose { spec, .. } | Op::ConvWeightGrad { spec, .. }) = &node.op else {
+            return true;
+        };
+        let x = model.graph.fact(node.inputs[0]);
+        spec.groups == 1 && x.rank() <= 4 && x.dtype == DType::F32
+    };
+    let nodes = model.graph.nodes();
+    nodes.iter().any(|n| matches!(n.op, Op::ConvWeightGrad { .. })) && nodes.iter().all(fits)
 }
 
 fn is_image_op(op: &Op) -> bool {

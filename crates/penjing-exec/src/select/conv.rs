@@ -109,17 +109,28 @@ fn forward(site: &Site, spec: &ConvSpec, clamp: Clamp) -> Option<Kernel> {
     Some(kernel.reading(reads))
 }
 
-/// A convolution of channels that lie last with a constant weight; x, bias and residual are its views.
+/// A convolution of channels that lie last. A constant weight is packed ahead by the method that costs least; its views are x, bias
+/// and residual. Another weight is packed in every run.
 fn last(site: &Site, spec: &ConvSpec, activation: KernelActivation) -> Option<Kernel> {
     let [x, w, y] = [&site.operands[0], &site.operands[1], &site.results[0]];
     let shape = shape(spec, &channels_first(&x.shape), &w.shape, &channels_first(&y.shape))?;
     if !site.all_f32() {
         return None;
     }
+    let has_residual = site.operands.len() == 4;
+    let Some(constant) = w.floats() else {
+        let (isa, method) = (site.isa, Method::plain(&shape));
+        return Some(Kernel::call(site, method.spec(), move |call| {
+            let v = &mut call.views;
+            let packed = PackedConvLast::new_with(isa, &shape, v.read(1)?, method)?;
+            let residual = if has_residual { Some(v.read::<f32>(3)?) } else { None };
+            let epilogue = ConvEpilogue { bias: Some(v.read(2)?), residual, activation };
+            Ok(conv_last(call.ctx, &shape, v.read(0)?, &packed, &epilogue, v.write(0)?)?)
+        }));
+    };
     let methods = Method::candidates(&shape).map(|m| (m, format!("{}.{}", site.isa.name(), m.spec())));
     let method = site.costs.pick(&shape, methods.collect())?;
-    let packed = PackedConvLast::new_with(site.isa, &shape, w.floats()?, method).ok()?;
-    let has_residual = site.operands.len() == 4;
+    let packed = PackedConvLast::new_with(site.isa, &shape, constant, method).ok()?;
     let kernel = Kernel::call(site, packed.name(), move |call| {
         let (x, bias) = (call.views.read::<f32>(0)?, Some(call.views.read::<f32>(1)?));
         let residual = if has_residual { Some(call.views.read::<f32>(2)?) } else { None };

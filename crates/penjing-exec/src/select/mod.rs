@@ -6,6 +6,7 @@
 mod attention;
 mod conv;
 mod elementwise;
+mod last;
 mod matmul;
 mod movement;
 mod norm;
@@ -112,6 +113,7 @@ pub(crate) fn select(model: &Model, id: NodeId, target: &Target) -> Result<Kerne
             in_place: (0..node.inputs.len()).map(|i| (i, i)).collect(),
             run: Run::AllReduce,
         }),
+        Op::Machine(MachineOp::Last(op)) => last::select(&site, op),
         Op::Machine(MachineOp::Chain(code)) => elementwise::chain(&site, code),
         Op::Machine(MachineOp::QChain { code, out }) => elementwise::qchain(&site, code, out.as_ref()),
         Op::Conv(_) | Op::ConvTranspose { .. } | Op::ConvWeightGrad { .. } | Op::Machine(MachineOp::Conv { .. }) => {

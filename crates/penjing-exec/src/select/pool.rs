@@ -89,7 +89,7 @@ fn pad_count(count_include_pad: bool) -> PadCount {
 }
 
 /// The geometry of x → y; one spatial axis is a height of 1.
-fn shape(spec: &PoolSpec, x: &[usize], y: &[usize]) -> Option<PoolShape> {
+pub(super) fn shape(spec: &PoolSpec, x: &[usize], y: &[usize]) -> Option<PoolShape> {
     let two = |v: &[usize], one: usize| match *v {
         [w] => Some([one, w]),
         [h, w] => Some([h, w]),

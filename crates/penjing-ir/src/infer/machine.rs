@@ -2,8 +2,8 @@
 
 use super::{Why, broadcast, check_dtype, check_shape, conv, ensure, matmul, pool, recurrent};
 use crate::{
-    AttentionSpec, ChainInstr, Dim, Direction, Fact, HeadLayout, Layout, MachineOp, QuantScheme, chain_operands,
-    residual_operands,
+    AttentionSpec, ChainInstr, Dim, Direction, Fact, HeadLayout, Layout, MachineOp, Op, QuantScheme, chain_operands,
+    images, residual_operands,
 };
 use penjing_tensor::DType;
 
@@ -50,12 +50,28 @@ pub(super) fn machine(op: &MachineOp, x: &[Fact]) -> Result<Fact, Why> {
             finish(matmul::matmul([&data, &w], false, *trans_b)?, x, out.as_ref())
         }
         MachineOp::QLstm { direction } => lstm(x, *direction).map(|mut facts| facts.remove(0)),
+        MachineOp::Last(op) => last(op, x).map(|mut facts| facts.remove(0)),
     }
 }
 
 /// The fact with axis i from axis `perm[i]`.
 fn reordered(fact: &Fact, perm: Vec<usize>) -> Fact {
     Fact { dtype: fact.dtype, shape: perm.into_iter().map(|axis| fact.shape[axis].clone()).collect() }
+}
+
+/// Facts of `Last`.
+pub(super) fn last(op: &Op, x: &[Fact]) -> Result<Vec<Fact>, Why> {
+    let (operands, results) = images(op).ok_or_else(|| format!("{} has no form with channels last", op.name()))?;
+    let mut first = x.to_vec();
+    for &i in operands {
+        let fact = first.get_mut(i).ok_or_else(|| format!("operand {i} is missing"))?;
+        *fact = reordered(fact, Layout::ChannelsLast.to_first(fact.rank()));
+    }
+    let mut out = super::infer(op, &first)?;
+    for &i in results {
+        out[i] = reordered(&out[i], Layout::ChannelsLast.from_first(out[i].rank()));
+    }
+    Ok(out)
 }
 
 /// Facts of `QLstm`.

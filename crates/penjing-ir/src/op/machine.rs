@@ -1,6 +1,6 @@
 //! Ops of the Machine stage: what lowering fuses canonical ops into. Passes over Canonical graphs never see them.
 
-use super::{Binary, Compare, ConvSpec, Direction, PoolKind, PoolSpec, QuantScheme, Real, Unary};
+use super::{Binary, Compare, ConvSpec, Direction, Op, PoolKind, PoolSpec, QuantScheme, Real, Unary};
 use penjing_tensor::DType;
 
 /// The order of the axes of a value with channels.
@@ -180,6 +180,8 @@ pub enum MachineOp {
         /// Geometry.
         spec: PoolSpec,
     },
+    /// A canonical op whose images have their channels last, [N, spatial.., C]: see [`images`].
+    Last(Box<Op>),
     /// (a, b, bias: [N], optional residual of the output's shape) → act(MatMul + bias + residual).
     MatMul {
         /// a is stored transposed.
@@ -233,6 +235,18 @@ pub fn chain_operands(dtypes: &[DType], out: Option<&QuantScheme>) -> Option<Vec
     (at == end).then_some(found)
 }
 
+/// Which operands and which results of an op are images, [N, C, spatial..], for the ops that [`MachineOp::Last`] takes; `None` for
+/// every other op.
+pub fn images(op: &Op) -> Option<(&'static [usize], &'static [usize])> {
+    Some(match op {
+        Op::ConvTranspose { .. } | Op::BatchNormTrain { .. } => (&[0], &[0]),
+        Op::ConvWeightGrad { .. } => (&[0, 1], &[]),
+        Op::PoolGrad { .. } => (&[0, 1], &[0]),
+        Op::BatchNormGrad { .. } => (&[0, 4], &[0]),
+        _ => return None,
+    })
+}
+
 /// How many operands of an integer product are its residual's: 0 (none), 1 (F32) or 3 (int8, scale, zero point). They start at
 /// operand 6. `None` when a product with this `out` never has `n` operands.
 pub fn residual_operands(n: usize, out: Option<&QuantScheme>) -> Option<usize> {
@@ -254,6 +268,15 @@ impl MachineOp {
             MachineOp::Attention(_) => "machine.Attention",
             MachineOp::QConv { .. } => "machine.QConv",
             MachineOp::QMatMul { .. } => "machine.QMatMul",
+            MachineOp::Last(op) => match **op {
+                Op::ConvTranspose { .. } => "machine.ConvTranspose",
+                Op::ConvWeightGrad { .. } => "machine.ConvWeightGrad",
+                Op::PoolGrad { kind: PoolKind::Max, .. } => "machine.MaxPoolGrad",
+                Op::PoolGrad { kind: PoolKind::Average { .. }, .. } => "machine.AveragePoolGrad",
+                Op::BatchNormTrain { .. } => "machine.BatchNormTrain",
+                Op::BatchNormGrad { .. } => "machine.BatchNormGrad",
+                _ => "machine.Last",
+            },
         }
     }
 }

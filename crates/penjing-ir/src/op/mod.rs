@@ -19,7 +19,7 @@ pub use conv::{ConvSpec, conv_extent, conv_transpose_extent};
 pub use elementwise::{Binary, Compare, Real, Unary};
 pub use index::{RandomKind, ScatterReduction};
 pub use machine::{
-    Activation, AttentionSpec, ChainInstr, HeadLayout, Layout, MachineOp, chain_operands, residual_operands,
+    Activation, AttentionSpec, ChainInstr, HeadLayout, Layout, MachineOp, chain_operands, images, residual_operands,
 };
 pub use movement::{PadMode, SliceRange};
 pub use norm::Eps;

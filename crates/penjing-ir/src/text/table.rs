@@ -214,6 +214,7 @@ fn machine<F: Fields>(m: &mut MachineOp, f: &mut F) -> Result<(), Why> {
             f.field("layout", layout)
         }
         MachineOp::Pool { kind, spec } => pool(kind, spec, f),
+        MachineOp::Last(op) => visit(op, f),
         MachineOp::MatMul { trans_a, trans_b, act } => {
             f.field("trans_a", trans_a)?;
             f.field("trans_b", trans_b)?;
@@ -263,6 +264,7 @@ fn prototypes() -> Vec<Op> {
     let grid = || QuantScheme { dtype: DType::I8, axis: None, narrow: false };
     let reduce = |kind| Op::Reduce { kind, axes: vec![], keep: false };
     let arg = |kind| Op::ArgReduce { kind, axis: 0, keep: false, last: false };
+    let last = |op| MachineOp::Last(Box::new(op));
     let none = Dim::Const(0);
     let (act, layout) = (Activation::None, Layout::ChannelsFirst);
     let mut all = every!(Op:
@@ -332,6 +334,10 @@ fn prototypes() -> Vec<Op> {
         MachineOp::Conv { .. } => [MachineOp::Conv { spec: spec(), act, layout }],
         MachineOp::Pool { .. } => [MachineOp::Pool { kind: PoolKind::Max, spec: pool() },
             MachineOp::Pool { kind: average, spec: pool() }],
+        MachineOp::Last(_) => [last(Op::ConvTranspose { spec: spec(), output_pad: vec![] }),
+            last(Op::ConvWeightGrad { spec: spec(), kernel: vec![] }),
+            last(Op::PoolGrad { kind: PoolKind::Max, spec: pool() }), last(Op::PoolGrad { kind: average, spec: pool() }),
+            last(Op::BatchNormTrain { eps: zero }), last(Op::BatchNormGrad { eps: zero })],
         MachineOp::MatMul { .. } => [MachineOp::MatMul { trans_a: false, trans_b: false, act }],
         MachineOp::Attention(_) => [MachineOp::Attention(AttentionSpec {
             scale: zero,

@@ -81,6 +81,7 @@ pub(crate) fn number(op: &Op) -> usize {
         Op::DynamicQuantize => 58,
         Op::Machine(MachineOp::QChain { .. }) => 56,
         Op::Machine(MachineOp::QLstm { .. }) => 57,
+        Op::Machine(MachineOp::Last(_)) => 61,
     }
 }
 
@@ -337,6 +338,8 @@ fn rest(add: &mut Add<'_>) {
     let spec = PoolSpec { kernel: vec![3], strides: vec![2], pads: vec![(1, 0)], dilations: vec![1], ceil: true };
     let kind = PoolKind::Average { count_include_pad: true };
     add("pool of channels last", machine(MachineOp::Pool { kind, spec }), vec![]);
+    let eps = Real(1e-5);
+    add("channels last", machine(MachineOp::Last(Box::new(Op::BatchNormTrain { eps }))), vec![]);
     add("fused matmul", machine(MachineOp::MatMul { trans_a: false, trans_b: true, act: Activation::Relu }), vec![]);
     let hard = Activation::HardSigmoid { alpha: Real(0.2), beta: Real(-0.5) };
     let acts = [

@@ -14,6 +14,7 @@ mod weight_grad;
 pub use forward::{ConvWeights, PackedConv, conv};
 pub use input_grad::conv_input_grad;
 pub use weight_grad::conv_weight_grad;
+pub(crate) use weight_grad::fold;
 
 use crate::{KernelError, error::product};
 

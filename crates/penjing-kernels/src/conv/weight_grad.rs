@@ -83,8 +83,8 @@ pub fn conv_weight_grad(
     Ok(())
 }
 
-/// `out = pairwise sum of the `len`-element rows of `partial`.
-fn fold(cx: Ctx<'_>, partial: &mut [f32], len: usize, out: &mut [f32]) {
+/// `out` = pairwise sum of the `len`-element rows of `partial`.
+pub(crate) fn fold(cx: Ctx<'_>, partial: &mut [f32], len: usize, out: &mut [f32]) {
     let chunks = partial.len() / len;
     let partial = Disjoint::new(partial);
     cx.pool.run_chunks(out, 1 << 13, &|i, out| {

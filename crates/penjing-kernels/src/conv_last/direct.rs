@@ -147,7 +147,7 @@ pub(crate) fn run<W: GroupWeights>(
 }
 
 /// Where each run begins, from the window's start.
-fn offsets(s: &ConvShape, pitch: [usize; 3]) -> Vec<usize> {
+pub(super) fn offsets(s: &ConvShape, pitch: [usize; 3]) -> Vec<usize> {
     let kw = if merges(s) { 1 } else { s.kernel[1] };
     (0..s.kernel[0] * kw).map(|run| run / kw * s.dilation[0] * pitch[1] + run % kw * s.dilation[1] * pitch[2]).collect()
 }

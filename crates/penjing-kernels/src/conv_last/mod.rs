@@ -3,13 +3,19 @@
 //! Weights stay in the canonical order `[O, C / groups, KH, KW]` until they are packed once, for one of several methods:
 //! the product of output pixels by kernel windows (`direct`, the driver of [`crate::igemm`]), channel by channel (`depthwise`), or
 //! Winograd's transforms (`winograd`).
-//! [`Method::candidates`] lists those that a shape allows.
+//! [`Method::candidates`] lists those that a shape allows. The gradient of x is itself such a convolution (`input_grad`); that of
+//! the weights is a sum of outer products (`weight_grad`).
 
 mod depthwise;
 pub(crate) mod direct;
+mod input_grad;
 mod output;
+mod weight_grad;
 pub(crate) mod window;
 mod winograd;
+
+pub use input_grad::conv_last_input_grad;
+pub use weight_grad::conv_last_weight_grad;
 
 use crate::{
     Ctx, Isa, KernelError,
@@ -49,6 +55,11 @@ impl Method {
             }
         };
         methods.iter().copied()
+    }
+
+    /// The method for `shape` that is as exact as the definition and whose weights are quickest to pack.
+    pub fn plain(shape: &ConvShape) -> Method {
+        if depthwise::fits(shape) { Method::Depthwise } else { Method::Direct }
     }
 
     /// The row of the kernel table.

@@ -163,3 +163,35 @@ fn bad_operands_are_errors() {
     assert!(PackedConvLast::new(cx.isa, &good, &w[1..]).is_err());
     assert!(PackedConvLast::new(cx.isa, &ConvShape { groups: 2, ..good }, &w).is_err());
 }
+
+#[test]
+fn gradients_agree_with_f64() {
+    // Dilation that shares a factor with the stride, taps that all lie ahead of their position, and rows without any.
+    let more = [
+        shape(2, 1, [3, 5], [9, 10], [3, 3], [2, 4], [4, 2], [4, 2, 4, 2]),
+        shape(1, 1, [2, 3], [8, 8], [2, 2], [2, 2], [1, 1], [1, 1, 1, 1]),
+        shape(1, 1, [2, 3], [8, 8], [2, 2], [1, 1], [2, 3], [5, 6, 5, 6]),
+        shape(1, 1, [1, 1], [7, 7], [1, 1], [3, 3], [1, 1], [0, 0, 0, 0]),
+        shape(40, 1, [16, 16], [8, 8], [3, 3], [1, 1], [1, 1], [1, 1, 1, 1]),
+    ];
+    for s in cases().into_iter().chain(more) {
+        let (x, w) = (values("x", s.x_len().unwrap()), values("w", s.w_len().unwrap()));
+        let dy = values("dy", s.y_len().unwrap());
+        let (mut want_x, mut want_w) = (vec![0f64; x.len()], vec![0f64; w.len()]);
+        each_product(&s, |yi, xi, wi| {
+            want_x[xi] += f64::from(dy[yi]) * f64::from(w[wi]);
+            want_w[wi] += f64::from(dy[yi]) * f64::from(x[xi]);
+        });
+        for got in every_ctx(|cx| {
+            let (mut dx, mut dw) = (vec![f32::NAN; x.len()], vec![f32::NAN; w.len()]);
+            conv_last_input_grad(cx, &s, &dy, &w, &mut dx).unwrap();
+            conv_last_weight_grad(cx, &s, &x, &dy, &mut dw).unwrap();
+            assert!(conv_last_input_grad(cx, &s, &dy, &w, &mut [dx.clone(), vec![0.0]].concat()).is_err());
+            assert!(conv_last_weight_grad(cx, &s, &x, &dy, &mut [dw.clone(), vec![0.0]].concat()).is_err());
+            [dx, dw].concat()
+        }) {
+            assert_close(&got[..x.len()], &want_x, 3e-5, &format!("dx {s:?}"));
+            assert_close(&got[x.len()..], &want_w, 5e-5, &format!("dw {s:?}"));
+        }
+    }
+}

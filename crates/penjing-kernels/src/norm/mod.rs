@@ -4,9 +4,11 @@
 //! squared distances to the mean (two passes), biased.
 
 mod batch;
+mod batch_last;
 mod layer;
 
 pub use batch::{batch_norm_grad, batch_norm_train};
+pub use batch_last::{batch_norm_grad_last, batch_norm_train_last};
 pub use layer::{group_norm, layer_norm, layer_norm_grad, rms_norm};
 
 use crate::{isa::Math, reduce::lanes};

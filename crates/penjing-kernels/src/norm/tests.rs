@@ -119,6 +119,48 @@ fn layer_norm_gradient_agrees_with_differences() {
     }
 }
 
+/// [N, C, P] as [N, P, C].
+fn last(x: &[f32], channels: usize, positions: usize) -> Vec<f32> {
+    let image = channels * positions;
+    (0..x.len()).map(|i| x[i / image * image + i % channels * positions + i % image / channels]).collect()
+}
+
+#[test]
+fn batch_norm_of_channels_last_is_that_of_channels_first() {
+    for [batch, channels, inner] in
+        [[3, 2, 4], [5, 3, 1], [2, 1, 300], [2, 16, 700], [3, 40, 111], [1, 67, 9], [2, 300, 40], [0, 3, 4], [2, 3, 0]]
+    {
+        let len = batch * channels * inner;
+        let (x, dy, scale, bias) = (shifted("x", len), values("dy", len), values("s", channels), values("b", channels));
+        let (rows, shape) = ([batch * inner, channels], [batch, channels, inner]);
+        let (xl, dyl) = (last(&x, channels, inner.max(1)), last(&dy, channels, inner.max(1)));
+        every_ctx(|cx| {
+            let new = || (vec![9.0; len], vec![9.0; channels], vec![9.0; channels]);
+            let ((mut y, mut mean, mut var), (mut dx, mut ds, mut db)) = (new(), new());
+            batch_norm_train(cx, &x, shape, &scale, &bias, EPS, &mut y, &mut mean, &mut var).unwrap();
+            let (mut got, mut got_mean, mut got_var) = new();
+            batch_norm_train_last(cx, &xl, rows, &scale, &bias, EPS, &mut got, &mut got_mean, &mut got_var).unwrap();
+            assert_close(&got, &wide(&last(&y, channels, inner.max(1))), 2e-5, "y");
+            assert_close(
+                &[got_mean, got_var].concat(),
+                &wide(&[mean.clone(), var.clone()].concat()),
+                2e-6,
+                "statistics",
+            );
+            if len > 0 {
+                batch_norm_grad(cx, &x, &dy, shape, &mean, &var, &scale, EPS, &mut dx, &mut ds, &mut db).unwrap();
+                let (mut grad, mut gs, mut gb) = new();
+                batch_norm_grad_last(cx, &xl, &dyl, rows, &mean, &var, &scale, EPS, &mut grad, &mut gs, &mut gb)
+                    .unwrap();
+                assert_close(&grad, &wide(&last(&dx, channels, inner)), 2e-5, "dx");
+                assert_close(&[gs, gb].concat(), &wide(&[ds, db].concat()), 2e-5, "dscale, dbias");
+                return grad;
+            }
+            got
+        });
+    }
+}
+
 #[test]
 fn batch_norm_and_its_gradient() {
     for [batch, channels, inner] in [[3, 2, 4], [5, 3, 1], [2, 1, 300]] {

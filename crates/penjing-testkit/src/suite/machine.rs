@@ -3,12 +3,12 @@
 use super::{
     Case,
     conv::{self, spec},
-    one, pool,
+    norm, one, pool,
 };
 use crate::{Tolerance, floats, integers, normal, uniform};
 use penjing_ir::{
     Activation, AttentionSpec, Binary, ChainInstr, Compare, ConvSpec, Direction, HeadLayout, Layout, MachineOp, Op,
-    PoolKind, QuantScheme, Real, Unary,
+    PoolKind, QuantScheme, Real, Unary, images,
 };
 use penjing_tensor::{DType, Tensor};
 
@@ -62,6 +62,7 @@ pub(super) fn cases() -> Vec<Case> {
     out.extend(quantized());
     out.extend(attention());
     out.extend(channels_last());
+    out.extend(training());
     out.extend(residuals());
     out.extend(integer_chains());
     out.extend(integer_lstms());
@@ -71,6 +72,23 @@ pub(super) fn cases() -> Vec<Case> {
 /// [N, C, spatial..] as [N, spatial.., C].
 fn last(shape: &[usize]) -> Vec<usize> {
     Layout::ChannelsLast.from_first(shape.len()).into_iter().map(|axis| shape[axis]).collect()
+}
+
+/// The cases of ops that train on images, with the channels of their images last.
+fn training() -> Vec<Case> {
+    let canonical = [conv::cases(), pool::cases(), norm::cases()].concat();
+    let moved = |case: &Case| {
+        let op = &case.model.graph.nodes().first()?.op;
+        let (at, _) = images(op)?;
+        let operand = |i: usize| {
+            let x = &case.inputs[&format!("x{i}")];
+            if at.contains(&i) { normal(&last(x.shape()), &format!("{i}")) } else { x.clone() }
+        };
+        let operands: Vec<Tensor> = (0..case.inputs.len()).map(operand).collect();
+        let op = Op::Machine(MachineOp::Last(Box::new(op.clone())));
+        Some(one(&format!("machine/Last/{}", case.name), op, &operands, case.tolerance))
+    };
+    canonical.iter().filter_map(moved).collect()
 }
 
 /// The tables of convolution and pooling with the channels last.

@@ -209,6 +209,7 @@ mod tests {
             Op::Machine(MachineOp::Conv { layout: Layout::ChannelsLast, .. }) => 61,
             Op::Machine(MachineOp::Pool { kind: PoolKind::Max, .. }) => 62,
             Op::Machine(MachineOp::Pool { kind: PoolKind::Average { .. }, .. }) => 63,
+            Op::Machine(MachineOp::Last(_)) => 71,
             Op::Machine(MachineOp::MatMul { .. }) => 56,
             Op::Machine(MachineOp::QConv { out: None, .. }) => 57,
             Op::Machine(MachineOp::QConv { out: Some(_), .. }) => 58,
