@@ -152,8 +152,8 @@ impl Session {
         Ok(outputs)
     }
 
-    /// Runs a program with every float result that is computed, not moved, checked: the first one that is not finite is the error. States are updated as far
-    /// as the run gets.
+    /// Runs a program with every float result that is computed, not moved, checked: the first one that is not finite is the
+    /// error. States are updated as far as the run gets.
     pub fn find_not_finite(&mut self, id: ProgramId, inputs: &[(&str, &Tensor)]) -> Result<(), ExecError> {
         self.set_inputs(id, inputs)?;
         self.steps(id, Check::All)

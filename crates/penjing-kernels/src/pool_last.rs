@@ -185,29 +185,45 @@ per_isa! {
 fn max_grad_body<M: Math>(s: &PoolShape, c: usize, x: &[f32], dy: &[f32], dx: &mut [f32]) {
     dx.fill(0.0);
     for (i, dy) in dy.chunks_exact(c).enumerate() {
-        let ((rows, y), (cols, x0)) = (taps(s, 0, i / s.output[1]), taps(s, 1, i % s.output[1]));
-        let pixel = |a: usize, b: usize| ((y + a * s.dilation[0]) * s.input[1] + x0 + b * s.dilation[1]) * c;
+        let window = [taps(s, 0, i / s.output[1]), taps(s, 1, i % s.output[1])].map(|(range, at)| (range.len(), at));
         for (first, dy) in (0..).step_by(BLOCK).zip(dy.chunks(BLOCK)) {
-            // A winner is the tap's number, kept as i32 so that value and number are selected by vectors of one width.
-            let (mut best, mut winner) = ([f32::NEG_INFINITY; BLOCK], [-1i32; BLOCK]);
-            for a in 0..rows.len() {
-                for b in 0..cols.len() {
-                    let (tap, x) = ((a * cols.len() + b) as i32, &x[pixel(a, b) + first..][..dy.len()]);
-                    for ((&v, best), winner) in x.iter().zip(&mut best).zip(&mut winner) {
-                        let take = v > *best || v.is_nan() || *winner < 0;
-                        *best = if take { v } else { *best };
-                        *winner = if take { tap } else { *winner };
-                    }
-                }
+            // A full block has a length that the compiler knows.
+            match dy.first_chunk::<BLOCK>() {
+                Some(dy) => window_grad(s, c, window, first, x, dy, dx),
+                None => window_grad(s, c, window, first, x, dy, dx),
             }
-            for a in 0..rows.len() {
-                for b in 0..cols.len() {
-                    let tap = (a * cols.len() + b) as i32;
-                    for ((dx, &dy), &winner) in dx[pixel(a, b) + first..].iter_mut().zip(dy).zip(&winner) {
-                        *dx += if winner == tap { dy } else { 0.0 };
-                    }
-                }
-            }
+        }
+    }
+}
+
+/// The gradient of one output in the channels from `first` on; `window` is the number of taps and the place of the first, by axis.
+#[inline(always)]
+fn window_grad(
+    s: &PoolShape,
+    c: usize,
+    [(rows, y), (cols, x0)]: [(usize, usize); 2],
+    first: usize,
+    x: &[f32],
+    dy: &[f32],
+    dx: &mut [f32],
+) {
+    let at = |tap: usize| ((y + tap / cols * s.dilation[0]) * s.input[1] + x0 + tap % cols * s.dilation[1]) * c + first;
+    let n = dy.len();
+    // A winner is the tap's number, kept as i32 so that value and number are selected by vectors of one width.
+    let (mut best, mut winner) = ([f32::NEG_INFINITY; BLOCK], [-1i32; BLOCK]);
+    let (best, winner) = (&mut best[..n], &mut winner[..n]);
+    for tap in 0..rows * cols {
+        let x = &x[at(tap)..][..n];
+        for k in 0..n {
+            let take = (x[k] > best[k]) | x[k].is_nan() | (winner[k] < 0);
+            best[k] = if take { x[k] } else { best[k] };
+            winner[k] = if take { tap as i32 } else { winner[k] };
+        }
+    }
+    for tap in 0..rows * cols {
+        let dx = &mut dx[at(tap)..][..n];
+        for k in 0..n {
+            dx[k] += if winner[k] == tap as i32 { dy[k] } else { 0.0 };
         }
     }
 }

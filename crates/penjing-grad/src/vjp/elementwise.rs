@@ -211,19 +211,19 @@ fn gelu_slope(b: &mut Vjp<'_, '_>, x: ValueId) -> Built {
     Ok(b.s.add(half, tail)?)
 }
 
-/// With u = √(2/π)·(x + 0.044715·x³) and t = tanh u: (1 + t)/2 + x/2·(1 − t²)·u'.
+/// The function is x·σ(u) with u = 2·√(2/π)·(x + 0.044715·x³), and its slope with s = σ(u) is s·(1 + x·(1 − s)·u').
 fn gelu_tanh_slope(b: &mut Vjp<'_, '_>, x: ValueId) -> Built {
-    let k = (2.0 / PI).sqrt();
+    let k = 2.0 * (2.0 / PI).sqrt();
     let square = b.s.mul(x, x)?;
     let inner = linear(b, square, 0.044715 * k, k)?;
     let u = b.s.mul(x, inner)?;
-    let t = b.s.unary(Unary::Tanh, u)?;
-    let half = linear_half(b, t)?;
-    let bent = quadratic(b, t, -0.5, 0.5)?;
+    let s = b.s.unary(Unary::Sigmoid, u)?;
     let du = linear(b, square, 3.0 * 0.044715 * k, k)?;
-    let bent = b.s.mul(bent, du)?;
-    let tail = b.s.mul(x, bent)?;
-    Ok(b.s.add(half, tail)?)
+    let rest = linear(b, s, -1.0, 1.0)?;
+    let bent = b.s.mul(x, du)?;
+    let bent = b.s.mul(bent, rest)?;
+    let bent = b.s.shift(bent, 1.0)?;
+    Ok(b.s.mul(s, bent)?)
 }
 
 /// (1 + v) / 2.
