@@ -4,6 +4,7 @@
 //! training: a carry is written straight into its state where that is legal.
 
 mod calibrate;
+mod contents;
 mod costs;
 mod error;
 mod fuse;

@@ -2,6 +2,7 @@
 
 use crate::{
     ExecError, Target,
+    contents::Contents,
     fuse::fuse,
     memory::{Lifetime, plan_offsets},
     schedule::{Schedule, is_alias, schedule},
@@ -9,7 +10,16 @@ use crate::{
 };
 use penjing_ir::{Bindings, Fact, Model, NodeId, Source, Stage, ValueId, cost, verify};
 use penjing_tensor::{DType, Tensor};
-use std::{collections::BTreeMap, fmt::Write as _, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    panic,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+};
 
 /// Where bytes live while a program runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -136,18 +146,58 @@ impl Program {
 }
 
 /// Lowers a model with its symbols bound: fuses, picks a kernel for every node, orders them and lays out memory.
-pub fn lower(model: &Model, bindings: &Bindings, target: &Target) -> Result<Program, ExecError> {
+///
+/// The model is used up: a constant that its kernels hold in packed form is freed right after it was packed, unless the caller
+/// keeps a clone.
+pub fn lower(model: Model, bindings: &Bindings, target: &Target) -> Result<Program, ExecError> {
     let bound = model.bind(bindings)?;
+    drop(model);
     check_concrete(&bound)?;
-    let fused = fuse(&bound)?;
+    let mut fused = fuse(&bound)?;
+    drop(bound);
     verify(&fused, Stage::Machine)?;
     let schedule = schedule(&fused)?;
-    let mut kernels = Vec::with_capacity(schedule.order.len());
-    for &id in &schedule.order {
-        let aliases = is_alias(&fused.graph.node(id).op);
-        kernels.push(if aliases { None } else { Some(select(&fused, id, target)?) });
+    let contents = Contents::take(&mut fused);
+    let kernels = select_all(&fused, &schedule, &contents, target)?;
+    Planner::new(&fused, &contents, schedule).plan(kernels)
+}
+
+/// The kernel of each node in the schedule's order, `None` for aliases. Packing weights is most of the work, so that threads
+/// share it.
+fn select_all(
+    model: &Model,
+    schedule: &Schedule,
+    contents: &Contents,
+    target: &Target,
+) -> Result<Vec<Option<Kernel>>, ExecError> {
+    let order = &schedule.order;
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut done = Vec::new();
+        loop {
+            let position = next.fetch_add(1, Ordering::Relaxed);
+            let Some(&id) = order.get(position) else { return done };
+            if is_alias(&model.graph.node(id).op) {
+                continue;
+            }
+            let kernel = select(model, id, contents, target);
+            if let Ok(kernel) = &kernel {
+                contents.selected(model, id, &kernel.reads);
+            }
+            done.push((position, kernel));
+        }
+    };
+    let shares = thread::scope(|scope| {
+        let others: Vec<_> = (1..target.threads.min(order.len())).map(|_| scope.spawn(work)).collect();
+        let mut shares = vec![work()];
+        shares.extend(others.into_iter().map(|t| t.join().unwrap_or_else(|panic| panic::resume_unwind(panic))));
+        shares
+    });
+    let mut kernels: Vec<Option<Result<Kernel, ExecError>>> = order.iter().map(|_| None).collect();
+    for (position, kernel) in shares.into_iter().flatten() {
+        kernels[position] = Some(kernel);
     }
-    Planner::new(&fused, schedule).plan(kernels)
+    kernels.into_iter().map(Option::transpose).collect()
 }
 
 fn check_concrete(model: &Model) -> Result<(), ExecError> {
@@ -188,6 +238,7 @@ struct Draft {
 
 struct Planner<'a> {
     model: &'a Model,
+    contents: &'a Contents,
     schedule: Schedule,
     /// The value whose bytes a value shares through aliases; itself when none.
     origin: Vec<ValueId>,
@@ -200,10 +251,11 @@ struct Planner<'a> {
 }
 
 impl<'a> Planner<'a> {
-    fn new(model: &'a Model, schedule: Schedule) -> Planner<'a> {
+    fn new(model: &'a Model, contents: &'a Contents, schedule: Schedule) -> Planner<'a> {
         let n = model.graph.values().len();
         let mut planner = Planner {
             model,
+            contents,
             schedule,
             origin: model.graph.value_ids().collect(),
             last_read: vec![0; n],
@@ -399,13 +451,11 @@ impl<'a> Planner<'a> {
         let o = self.origin[v.index()];
         let home = self.home[o.index()].unwrap_or(Home::Const);
         if home == Home::Const
-            && let Source::Const(tensor) = &self.model.graph.value(o).source
+            && !self.const_index.contains_key(&o)
+            && let Some(tensor) = self.contents.get(o)
         {
-            let constants = &mut self.constants;
-            self.const_index.entry(o).or_insert_with(|| {
-                constants.push(Arc::clone(tensor));
-                constants.len() - 1
-            });
+            self.const_index.insert(o, self.constants.len());
+            self.constants.push(tensor);
         }
         self.at(o, home, offsets)
     }

@@ -28,7 +28,7 @@ fn inputs(network: &GoldenNetwork, model: &Model, step: i64, rate: f64) -> BTree
 
 fn session(model: &Model, inputs: &BTreeMap<String, Tensor>) -> (Session, penjing_exec::ProgramId) {
     let target = Target::host(2);
-    let program = lower(model, &bind_inputs(&model.graph, inputs).unwrap(), &target).unwrap();
+    let program = lower(model.clone(), &bind_inputs(&model.graph, inputs).unwrap(), &target).unwrap();
     let mut session = Session::new(target).unwrap();
     let id = session.load(program).unwrap();
     (session, id)

@@ -33,7 +33,7 @@ fn model() -> Model {
 fn session(model: &Model, threads: usize) -> (Session, ProgramId) {
     let target = Target::host(threads);
     let mut session = Session::new(target).unwrap();
-    let id = session.load(lower(model, &Bindings::default(), &target).unwrap()).unwrap();
+    let id = session.load(lower(model.clone(), &Bindings::default(), &target).unwrap()).unwrap();
     (session, id)
 }
 

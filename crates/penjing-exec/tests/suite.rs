@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 /// Outputs and carried states by name; `None` where the graph has no static plan (control flow, late extents).
 fn run(case: &Case, target: Target) -> Option<BTreeMap<String, Tensor>> {
     let bindings = bind_inputs(&case.model.graph, &case.inputs).unwrap();
-    let program = match lower(&case.model, &bindings, &target) {
+    let program = match lower(case.model.clone(), &bindings, &target) {
         Err(ExecError::Late { .. } | ExecError::Unsupported { .. }) => return None,
         program => program.unwrap_or_else(|e| panic!("{}: {e}", case.name)),
     };

@@ -1,7 +1,7 @@
 //! Nodes and values. Facts are inferred when a node is added, so every value's fact is right by construction.
 
 use crate::{Fact, IrError, Op, infer};
-use penjing_tensor::Tensor;
+use penjing_tensor::{DType, Tensor};
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
@@ -207,6 +207,19 @@ impl Graph {
         v.fact = Fact::of(&tensor);
         v.source = Source::Const(Arc::new(tensor));
         self.inputs.retain(|&i| i != id);
+    }
+
+    /// Takes the content of every constant out, leaving empty tensors under the old facts: for lowering, which moves contents
+    /// into kernels. The graph can no longer be evaluated.
+    pub fn take_consts(&mut self) -> Vec<(ValueId, Arc<Tensor>)> {
+        let empty = Arc::new(Tensor::zeros(DType::U8, &[0]).expect("nothing fits in memory"));
+        let mut taken = Vec::new();
+        for (i, value) in self.values.iter_mut().enumerate() {
+            if let Source::Const(tensor) = &mut value.source {
+                taken.push((ValueId(i as u32), std::mem::replace(tensor, Arc::clone(&empty))));
+            }
+        }
+        taken
     }
 
     /// The node that makes a value.

@@ -2,6 +2,8 @@
 //!
 //! A location is data from a hostile file: it must name a regular file under the model's own folder, without an absolute
 //! path, `..` or a symbolic link on the way, and the range must lie inside the file.
+//!
+//! The maps are kept here, the model file's own among them, so that what has been copied out of one is given back at once.
 
 use crate::{OnnxError, proto::TensorProto};
 use bytes::Bytes;
@@ -11,13 +13,17 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Component, Path, PathBuf},
+    sync::Arc,
 };
+
+/// Bytes below which a call to the system costs more than the memory is worth.
+const WORTH_RELEASING: usize = 64 << 10;
 
 /// The folder whose files a model's tensors may name, with the files mapped so far.
 pub struct ExternalFiles {
     file: String,
     folder: Option<PathBuf>,
-    mapped: RefCell<BTreeMap<PathBuf, Bytes>>,
+    mapped: RefCell<BTreeMap<PathBuf, Mapped>>,
 }
 
 impl ExternalFiles {
@@ -39,6 +45,18 @@ impl ExternalFiles {
     /// The model file's name, for messages.
     pub fn file(&self) -> &str {
         &self.file
+    }
+
+    /// Maps the file that the messages come from.
+    pub(crate) fn map_own(&self, path: &Path) -> std::io::Result<Bytes> {
+        self.map(path)
+    }
+
+    /// Gives back the memory of bytes that have been copied.
+    pub(crate) fn release(&self, bytes: &[u8]) {
+        if bytes.len() >= WORTH_RELEASING {
+            self.mapped.borrow().values().for_each(|m| m.0.release(bytes));
+        }
     }
 
     /// The bytes that `tensor` names, `need` of them. Nothing is allocated: the file is mapped.
@@ -75,17 +93,18 @@ impl ExternalFiles {
     }
 
     fn map(&self, path: &Path) -> std::io::Result<Bytes> {
-        if let Some(bytes) = self.mapped.borrow().get(path) {
-            return Ok(bytes.clone());
+        if let Some(mapped) = self.mapped.borrow().get(path) {
+            return Ok(Bytes::from_owner(mapped.clone()));
         }
-        let bytes = Bytes::from_owner(Mapped(map_file(path)?));
-        self.mapped.borrow_mut().insert(path.to_path_buf(), bytes.clone());
-        Ok(bytes)
+        let mapped = Mapped(Arc::new(map_file(path)?));
+        self.mapped.borrow_mut().insert(path.to_path_buf(), mapped.clone());
+        Ok(Bytes::from_owner(mapped))
     }
 }
 
 /// A mapped file as an owner of [`Bytes`], so that messages borrow from it instead of copying.
-pub(crate) struct Mapped(pub(crate) MappedFile);
+#[derive(Clone)]
+struct Mapped(Arc<MappedFile>);
 
 impl AsRef<[u8]> for Mapped {
     fn as_ref(&self) -> &[u8] {

@@ -2,11 +2,9 @@
 
 use crate::{
     ExternalFiles, OnnxError,
-    external::Mapped,
     proto::{ModelProto, StringStringEntryProto, TensorProto},
 };
 use bytes::Bytes;
-use penjing_tensor::map_file;
 use prost::Message;
 use std::{
     fs::{self, File},
@@ -36,9 +34,9 @@ const EXTERNAL_ALIGN: usize = 1 << 12;
 /// # Errors
 /// `Io` when the file cannot be mapped; `NotOnnx` when it is empty, truncated, nested too deeply or no model at all.
 pub fn read_model(path: &Path) -> Result<ModelFile, OnnxError> {
-    let mapped = map_file(path).map_err(|source| OnnxError::Io { path: path.to_path_buf(), source })?;
-    let proto = decode_model(Bytes::from_owner(Mapped(mapped)), &path.display().to_string())?;
-    Ok(ModelFile { proto, files: ExternalFiles::beside(path) })
+    let files = ExternalFiles::beside(path);
+    let mapped = files.map_own(path).map_err(|source| OnnxError::Io { path: path.to_path_buf(), source })?;
+    Ok(ModelFile { proto: decode_model(mapped, files.file())?, files })
 }
 
 /// Reads a model from memory; `name` stands for the file in messages. Such a model cannot have external data.

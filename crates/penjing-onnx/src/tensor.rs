@@ -36,7 +36,9 @@ pub fn tensor_from_proto(proto: &TensorProto, files: &ExternalFiles) -> Result<T
 
     if proto.data_location == 1 {
         let bytes = files.bytes(proto, need)?;
-        return from_little_endian(dtype, &shape, &bytes).map_err(|e| fail(e.to_string()));
+        let tensor = from_little_endian(dtype, &shape, &bytes).map_err(|e| fail(e.to_string()))?;
+        files.release(&bytes);
+        return Ok(tensor);
     }
     if proto.data_location != 0 {
         return Err(fail(format!("has the unknown data location {}", proto.data_location)));
@@ -46,7 +48,9 @@ pub fn tensor_from_proto(proto: &TensorProto, files: &ExternalFiles) -> Result<T
             if raw.len() != need {
                 return Err(fail(format!("dims {shape:?} of {dtype} need {need} bytes, {} are present", raw.len())));
             }
-            from_little_endian(dtype, &shape, raw).map_err(|e| fail(e.to_string()))
+            let tensor = from_little_endian(dtype, &shape, raw).map_err(|e| fail(e.to_string()))?;
+            files.release(raw);
+            Ok(tensor)
         }
         _ => {
             let have = typed_len(proto, dtype);

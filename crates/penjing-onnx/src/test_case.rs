@@ -2,12 +2,10 @@
 
 use crate::{
     ExternalFiles, OnnxError,
-    external::Mapped,
     proto::{TensorProto, ValueInfoProto, ValueType},
     tensor_from_proto,
 };
-use bytes::Bytes;
-use penjing_tensor::{Tensor, map_file};
+use penjing_tensor::Tensor;
 use prost::Message;
 use std::{
     fs, io,
@@ -70,10 +68,10 @@ pub fn read_test_tensor(path: &Path, info: &ValueInfoProto) -> Result<Tensor, On
     {
         return Err(OnnxError::UnsupportedValue { value: info.name.clone(), file, kind: value.kind().to_string() });
     }
-    let mapped = map_file(path).map_err(|source| OnnxError::Io { path: path.to_path_buf(), source })?;
-    let proto = TensorProto::decode(Bytes::from_owner(Mapped(mapped)))
-        .map_err(|e| OnnxError::NotOnnx { file: file.clone(), why: e.to_string() })?;
-    tensor_from_proto(&proto, &ExternalFiles::none(&file))
+    let files = ExternalFiles::none(&file);
+    let mapped = files.map_own(path).map_err(|source| OnnxError::Io { path: path.to_path_buf(), source })?;
+    let proto = TensorProto::decode(mapped).map_err(|e| OnnxError::NotOnnx { file, why: e.to_string() })?;
+    tensor_from_proto(&proto, &files)
 }
 
 /// The entries `<prefix><number><suffix>` of a folder, by number.

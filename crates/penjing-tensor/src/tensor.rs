@@ -57,9 +57,15 @@ impl Tensor {
         if need != bytes.len() {
             return Err(TensorError::SizeMismatch { dtype, shape: shape.to_vec(), need, have: bytes.len() });
         }
-        let mut t = Tensor::zeros(dtype, shape)?;
-        t.bytes_mut().copy_from_slice(bytes);
-        Ok(t)
+        let (whole, rest) = bytes.as_chunks::<64>();
+        let mut lines = Vec::with_capacity(bytes.len().div_ceil(64));
+        lines.extend(whole.iter().map(|line| Line(*line)));
+        if !rest.is_empty() {
+            let mut last = [0; 64];
+            last[..rest.len()].copy_from_slice(rest);
+            lines.push(Line(last));
+        }
+        Ok(Tensor { dtype, shape: shape.to_vec(), lines: Arc::new(lines) })
     }
 
     /// A `Bool` tensor from its elements in row-major order.

@@ -46,9 +46,21 @@ impl Inference {
         }
         let named: BTreeMap<String, Tensor> = inputs.iter().map(|(n, t)| ((*n).to_string(), (*t).clone())).collect();
         let bindings = bind_inputs(&self.model.graph, &named)?;
-        let id = self.session.load(lower(&self.model, &bindings, &self.session.target())?)?;
+        let program = lower(self.model_to_lower(), &bindings, &self.session.target())?;
+        let id = self.session.load(program)?;
         self.programs.insert(shapes, id);
         Ok(id)
+    }
+
+    /// The model: without a free extent it is lowered but once, and then only its signature is kept, so that its weights are
+    /// not held beside their packed forms.
+    fn model_to_lower(&mut self) -> Model {
+        let graph = &self.model.graph;
+        let mut kept = self.model.clone();
+        if graph.inputs.iter().all(|&v| graph.fact(v).concrete().is_some()) {
+            kept.graph.take_consts();
+        }
+        std::mem::replace(&mut self.model, kept)
     }
 }
 

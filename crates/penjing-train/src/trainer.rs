@@ -167,7 +167,7 @@ impl<'a> Rank<'a> {
         }
         let (step_model, apply) = training_models(job.model, config)?;
         let apply = match apply {
-            Some(model) => Some(session.load(lower(&model, &Bindings::new(), &job.target)?)?),
+            Some(model) => Some(session.load(lower(model, &Bindings::new(), &job.target)?)?),
             None => None,
         };
         let programs = BTreeMap::new();
@@ -313,7 +313,7 @@ impl<'a> Rank<'a> {
             return Ok(*id);
         }
         let bindings = self.bindings(batch)?;
-        let id = self.session.load(lower(&self.step_model, &bindings, &self.job.target)?)?;
+        let id = self.session.load(lower(self.step_model.clone(), &bindings, &self.job.target)?)?;
         self.session.guard(id, names::LOSS);
         self.programs.insert(shape, id);
         Ok(id)

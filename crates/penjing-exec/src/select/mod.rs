@@ -17,7 +17,7 @@ mod reduce;
 mod reference;
 mod site;
 
-use crate::{ExecError, Target};
+use crate::{ExecError, Target, contents::Contents};
 use penjing_ir::{MachineOp, Model, NodeId, Op};
 use penjing_kernels::{Ctx, KernelError, arena::Views};
 use penjing_reference::RefError;
@@ -98,9 +98,9 @@ impl Kernel {
     }
 }
 
-/// Picks the kernel of a node of a fused, bound model.
-pub(crate) fn select(model: &Model, id: NodeId, target: &Target) -> Result<Kernel, ExecError> {
-    let site = Site::new(model, id, target);
+/// Picks the kernel of a node of a fused, bound model, and packs the constants that it wants packed.
+pub(crate) fn select(model: &Model, id: NodeId, contents: &Contents, target: &Target) -> Result<Kernel, ExecError> {
+    let site = Site::new(model, id, contents, target);
     let node = model.graph.node(id);
     let fast = match &node.op {
         Op::AllReduce if !site.all_f32() => {

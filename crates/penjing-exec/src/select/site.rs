@@ -1,6 +1,6 @@
 //! What selection knows about a node: dtypes, shapes and constant operands.
 
-use crate::{Costs, Target};
+use crate::{Costs, Target, contents::Contents};
 use penjing_ir::{Layout, Model, NodeId, ValueId};
 use penjing_kernels::Isa;
 use penjing_tensor::{DType, Tensor};
@@ -29,12 +29,12 @@ pub(super) struct Site {
 }
 
 impl Site {
-    pub(super) fn new(model: &Model, id: NodeId, target: &Target) -> Site {
+    pub(super) fn new(model: &Model, id: NodeId, contents: &Contents, target: &Target) -> Site {
         let operand = |&v: &ValueId| {
             let fact = model.graph.fact(v);
             // Lowering has checked that every shape is known.
             let shape = fact.concrete().unwrap_or_default();
-            Operand { dtype: fact.dtype, shape, content: model.graph.as_const(v).cloned() }
+            Operand { dtype: fact.dtype, shape, content: contents.get(v) }
         };
         let node = model.graph.node(id);
         Site {

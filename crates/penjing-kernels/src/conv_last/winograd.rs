@@ -20,7 +20,7 @@ use crate::{
     pool::Disjoint,
     scratch::with_scratch,
 };
-use std::ops::Range;
+use std::{array, ops::Range};
 
 /// Bytes of a block's transformed inputs and products.
 const BLOCK_BYTES: usize = 768 << 10;
@@ -139,18 +139,25 @@ pub(super) fn gain(s: &ConvShape) -> Option<Gain> {
     })
 }
 
-/// The transformed weights of `w`, `[O, C, 3, 3]`: one matrix `[C, O]` for each of the T² products.
+/// The transformed weights of `w`, `[O, C, 3, 3]`: one matrix `[C, O]` for each of the T² products. Computed in f64.
 pub(crate) fn pack<F: Form<T, M>, const T: usize, const M: usize>(s: &ConvShape, w: &[f32]) -> Vec<PackedB> {
-    (0..T * T)
-        .map(|k| {
-            let (rows, cols) = (F::G[k / T], F::G[k % T]);
-            PackedB::new(s.out_channels, 1, s.in_channels, |_, c, o| {
-                let g = &w[(o * s.in_channels + c) * 9..][..9];
-                let row = |a: usize| (0..3).map(|b| cols[b] * f64::from(g[3 * a + b])).sum::<f64>();
-                (0..3).map(|a| rows[a] * row(a)).sum::<f64>() as f32
-            })
-        })
-        .collect()
+    PackedB::together(T * T, s.out_channels, s.in_channels, |c, outputs, out| {
+        let mut g = [[0.0f64; NR]; 9];
+        for (lane, o) in outputs.enumerate() {
+            let kernel = &w[(o * s.in_channels + c) * 9..][..9];
+            (0..9).for_each(|i| g[i][lane] = f64::from(kernel[i]));
+        }
+        for (rows, out) in F::G.iter().zip(out.chunks_exact_mut(T)) {
+            let half: [[f64; NR]; 3] = array::from_fn(|b| weighted(rows, [&g[b], &g[3 + b], &g[6 + b]]));
+            for (cols, out) in F::G.iter().zip(out) {
+                *out = weighted(cols, [&half[0], &half[1], &half[2]]).map(|v| v as f32);
+            }
+        }
+    })
+}
+
+fn weighted([p, q, r]: &[f64; 3], [x, y, z]: [&[f64; NR]; 3]) -> [f64; NR] {
+    array::from_fn(|i| p * x[i] + q * y[i] + r * z[i])
 }
 
 /// The tiles of a convolution and the operands of its transforms.

@@ -80,6 +80,36 @@ impl PackedB {
         PackedB { n, runs: 1, run_len: depth, blocks, data }
     }
 
+    /// Packs `count` matrices of `depth` rows and `n` columns whose elements come together: `fill(row, columns, out)` writes
+    /// the 16 columns of a panel in that row of each matrix; columns past the last are zero.
+    pub(crate) fn together(
+        count: usize,
+        n: usize,
+        depth: usize,
+        fill: impl Fn(usize, Range<usize>, &mut [[f32; NR]]),
+    ) -> Vec<PackedB> {
+        let blocks = k_blocks(depth);
+        let panels = n.div_ceil(NR);
+        let empty = |_| {
+            let data = vec![0.0; depth * panels * NR];
+            PackedB { n, runs: 1, run_len: depth, blocks: blocks.clone(), data }
+        };
+        let mut matrices: Vec<PackedB> = (0..count).map(empty).collect();
+        let mut row = vec![[0.0; NR]; count];
+        for block in &blocks {
+            for panel in 0..panels {
+                let start = block.start * panels * NR + panel * block.len() * NR;
+                for (i, step) in block.clone().enumerate() {
+                    fill(step, panel * NR..n.min((panel + 1) * NR), &mut row);
+                    for (matrix, row) in matrices.iter_mut().zip(&row) {
+                        matrix.data[start + i * NR..][..NR].copy_from_slice(row);
+                    }
+                }
+            }
+        }
+        matrices
+    }
+
     /// Bytes held.
     pub(crate) fn bytes(&self) -> usize {
         size_of_val(&self.data[..])

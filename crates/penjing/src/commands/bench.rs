@@ -10,9 +10,9 @@ use crate::{
 };
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
-use penjing_exec::{Profile, ProgramId, Session, lower};
+use penjing_exec::{Profile, Program, ProgramId, Session, lower};
 use penjing_grad::{AdamW, LossConfig, OptimizerConfig, Schedule, Sgd, UpdateOptions, names};
-use penjing_ir::{Bindings, Fact, Model};
+use penjing_ir::Fact;
 use penjing_kernels::{Ctx, Pool, fma_peak, int8_peak};
 use penjing_rewrite::{Trace, optimize_for_inference};
 use penjing_tensor::{Rng, Tensor};
@@ -75,10 +75,12 @@ pub(crate) fn run(ctx: &Context, args: &BenchArgs) -> Result<()> {
     } else {
         optimize_for_inference(&loaded.model, &mut Trace::new())?
     };
+    // Its weights go as soon as they are packed.
+    drop(loaded);
     let mut session = Session::new(ctx.target)?;
-    let id = session.load(lower(&model, &bound, &ctx.target)?)?;
+    let id = session.load(lower(model, &bound, &ctx.target)?)?;
     let load_ms = start.elapsed().as_secs_f64() * 1e3;
-    let inputs = all_inputs(&model, &bound, given, ctx.seed)?;
+    let inputs = all_inputs(session.program(id), given, ctx.seed)?;
     let times = measure(&mut session, id, &inputs, args.runs)?;
     // Before the peak's own memory, which is no part of the model's.
     let peak_rss_mb = peak_rss_mb();
@@ -140,30 +142,27 @@ fn measure(session: &mut Session, id: ProgramId, inputs: &[(String, Tensor)], ru
 /// Numbers for every input that is not given: normal floats, zeros as integers, and for training labels of the right number of
 /// classes.
 fn all_inputs(
-    model: &Model,
-    bound: &Bindings,
+    program: &Program,
     mut given: BTreeMap<String, Tensor>,
     seed: u64,
 ) -> Result<Vec<(String, Tensor)>> {
-    let model = model.bind(bound)?;
-    let classes = model.graph.outputs.first().and_then(|o| model.graph.fact(o.value).shape.last()?.as_const());
+    let classes = program.outputs().next().and_then(|(_, fact)| fact.shape.last()?.as_const());
     let mut inputs = Vec::new();
-    for &v in &model.graph.inputs {
-        let value = model.graph.value(v);
-        if let Some(tensor) = given.remove(&value.name) {
-            inputs.push((value.name.clone(), tensor));
+    for (name, fact) in program.inputs() {
+        if let Some(tensor) = given.remove(name) {
+            inputs.push((name.to_string(), tensor));
             continue;
         }
-        let tensor = match value.name.as_str() {
+        let tensor = match name {
             names::LEARNING_RATE => Tensor::scalar(0.01f32),
             names::INVERSE_COUNT => {
-                let label = model.graph.input(names::LABEL).map_or(1, |l| elements(model.graph.fact(l)).unwrap_or(1));
-                Tensor::scalar(1.0 / label.max(1) as f32)
+                let label = program.inputs().find(|(name, _)| *name == names::LABEL);
+                Tensor::scalar(1.0 / label.and_then(|(_, fact)| elements(fact)).unwrap_or(1).max(1) as f32)
             }
-            names::LABEL => labels(&value.fact, classes.unwrap_or(1).max(1), seed)?,
-            _ => random(&value.name, &value.fact, seed, 0)?,
+            names::LABEL => labels(fact, classes.unwrap_or(1).max(1), seed)?,
+            _ => random(name, fact, seed, 0)?,
         };
-        inputs.push((value.name.clone(), tensor));
+        inputs.push((name.to_string(), tensor));
     }
     Ok(inputs)
 }

@@ -61,7 +61,7 @@ pub(crate) fn run(ctx: &Context, args: &InspectArgs) -> Result<()> {
 }
 
 fn plan(ctx: &Context, model: &Model, bound: &Bindings, trace: &mut Trace) -> Result<String> {
-    Ok(lower(&optimize_for_inference(model, trace)?, bound, &ctx.target)?.text())
+    Ok(lower(optimize_for_inference(model, trace)?, bound, &ctx.target)?.text())
 }
 
 fn states(model: &Model) -> Value {
