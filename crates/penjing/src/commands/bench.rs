@@ -141,11 +141,7 @@ fn measure(session: &mut Session, id: ProgramId, inputs: &[(String, Tensor)], ru
 
 /// Numbers for every input that is not given: normal floats, zeros as integers, and for training labels of the right number of
 /// classes.
-fn all_inputs(
-    program: &Program,
-    mut given: BTreeMap<String, Tensor>,
-    seed: u64,
-) -> Result<Vec<(String, Tensor)>> {
+fn all_inputs(program: &Program, mut given: BTreeMap<String, Tensor>, seed: u64) -> Result<Vec<(String, Tensor)>> {
     let classes = program.outputs().next().and_then(|(_, fact)| fact.shape.last()?.as_const());
     let mut inputs = Vec::new();
     for (name, fact) in program.inputs() {
