@@ -121,13 +121,11 @@ fn arithmetic(op: &Op, x: &[Vec<u64>], y: &[Vec<u64>]) -> (u64, u64) {
         Op::Quantize(_) | Op::Dequantize(_) => per(first, 4),
         Op::FakeQuant(_) | Op::DynamicQuantize => per(first, 6),
         Op::AllReduce => per(y.iter().map(|s| product(s)).fold(0, u64::saturating_add), 1),
-        // Orders of axes change no count.
-        Op::Machine(MachineOp::Last(op)) => arithmetic(op, x, y),
-        Op::Machine(m) => machine(m, x, result),
+        Op::Machine(m) => machine(m, x, y, result),
     }
 }
 
-fn machine(op: &MachineOp, x: &[Vec<u64>], result: u64) -> (u64, u64) {
+fn machine(op: &MachineOp, x: &[Vec<u64>], y: &[Vec<u64>], result: u64) -> (u64, u64) {
     match op {
         MachineOp::Chain(code) | MachineOp::QChain { code, .. } => {
             let each = code.iter().map(|i| match i {
@@ -159,7 +157,8 @@ fn machine(op: &MachineOp, x: &[Vec<u64>], result: u64) -> (u64, u64) {
             (macs, cells.saturating_mul(5 * TRANSCENDENTAL + 18))
         }
         MachineOp::QMatMul { .. } => (matmul_macs(&x[0], false, result), result.saturating_mul(6)),
-        MachineOp::Last(op) => arithmetic(op, x, &[]),
+        // Orders of axes change no count.
+        MachineOp::Last(op) => arithmetic(op, x, y),
     }
 }
 

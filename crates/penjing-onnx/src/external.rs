@@ -47,11 +47,6 @@ impl ExternalFiles {
         &self.file
     }
 
-    /// Maps the file that the messages come from.
-    pub(crate) fn map_own(&self, path: &Path) -> std::io::Result<Bytes> {
-        self.map(path)
-    }
-
     /// Gives back the memory of bytes that have been copied.
     pub(crate) fn release(&self, bytes: &[u8]) {
         if bytes.len() >= WORTH_RELEASING {
@@ -92,7 +87,8 @@ impl ExternalFiles {
         Ok(mapped.slice(offset..end))
     }
 
-    fn map(&self, path: &Path) -> std::io::Result<Bytes> {
+    /// The bytes of the file at `path`: one of external data, or the one that the messages themselves come from.
+    pub(crate) fn map(&self, path: &Path) -> std::io::Result<Bytes> {
         if let Some(mapped) = self.mapped.borrow().get(path) {
             return Ok(Bytes::from_owner(mapped.clone()));
         }

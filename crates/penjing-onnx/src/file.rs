@@ -35,7 +35,7 @@ const EXTERNAL_ALIGN: usize = 1 << 12;
 /// `Io` when the file cannot be mapped; `NotOnnx` when it is empty, truncated, nested too deeply or no model at all.
 pub fn read_model(path: &Path) -> Result<ModelFile, OnnxError> {
     let files = ExternalFiles::beside(path);
-    let mapped = files.map_own(path).map_err(|source| OnnxError::Io { path: path.to_path_buf(), source })?;
+    let mapped = files.map(path).map_err(|source| OnnxError::Io { path: path.to_path_buf(), source })?;
     Ok(ModelFile { proto: decode_model(mapped, files.file())?, files })
 }
 

@@ -69,7 +69,7 @@ pub fn read_test_tensor(path: &Path, info: &ValueInfoProto) -> Result<Tensor, On
         return Err(OnnxError::UnsupportedValue { value: info.name.clone(), file, kind: value.kind().to_string() });
     }
     let files = ExternalFiles::none(&file);
-    let mapped = files.map_own(path).map_err(|source| OnnxError::Io { path: path.to_path_buf(), source })?;
+    let mapped = files.map(path).map_err(|source| OnnxError::Io { path: path.to_path_buf(), source })?;
     let proto = TensorProto::decode(mapped).map_err(|e| OnnxError::NotOnnx { file, why: e.to_string() })?;
     tensor_from_proto(&proto, &files)
 }

@@ -2,7 +2,7 @@
 
 use crate::TrainError;
 use penjing_exec::{Outputs, Program, ProgramId, Session, Target, lower};
-use penjing_ir::Model;
+use penjing_ir::{Bindings, Model};
 use penjing_reference::bind_inputs;
 use penjing_rewrite::{Trace, optimize_for_inference};
 use penjing_tensor::{Tensor, fnv1a};
@@ -10,13 +10,25 @@ use std::collections::BTreeMap;
 
 /// A model with the programs that its input shapes have needed so far.
 pub struct Inference {
-    model: Model,
     session: Session,
-    programs: BTreeMap<Vec<Vec<usize>>, ProgramId>,
+    programs: Programs,
+}
+
+/// The shape of each input, by its name.
+type Shapes = BTreeMap<String, Vec<usize>>;
+
+enum Programs {
+    /// The only one of a model without free extents. The model is gone, so that its weights are not held beside their packed
+    /// forms.
+    One(ProgramId),
+    ByShapes {
+        model: Box<Model>,
+        known: BTreeMap<Shapes, ProgramId>,
+    },
 }
 
 impl Inference {
-    /// Simplifies the model for inference; nothing is lowered yet.
+    /// Simplifies the model for inference, and lowers it when it has no free extent.
     pub fn new(model: &Model, target: Target) -> Result<Inference, TrainError> {
         Inference::traced(model, target, &mut Trace::new())
     }
@@ -24,7 +36,13 @@ impl Inference {
     /// As [`Inference::new`]; `trace` says what was simplified, and bounds it.
     pub fn traced(model: &Model, target: Target, trace: &mut Trace) -> Result<Inference, TrainError> {
         let model = optimize_for_inference(model, trace)?;
-        Ok(Inference { model, session: Session::new(target)?, programs: BTreeMap::new() })
+        let mut session = Session::new(target)?;
+        let programs = if model.symbols().is_empty() {
+            Programs::One(session.load(lower(model, &Bindings::new(), &target)?)?)
+        } else {
+            Programs::ByShapes { model: Box::new(model), known: BTreeMap::new() }
+        };
+        Ok(Inference { session, programs })
     }
 
     /// Runs the model; symbols are bound by the inputs' shapes.
@@ -40,27 +58,20 @@ impl Inference {
     }
 
     fn prepare(&mut self, inputs: &[(&str, &Tensor)]) -> Result<ProgramId, TrainError> {
-        let shapes: Vec<Vec<usize>> = inputs.iter().map(|(_, t)| t.shape().to_vec()).collect();
-        if let Some(id) = self.programs.get(&shapes) {
+        let (model, known) = match &mut self.programs {
+            Programs::One(id) => return Ok(*id),
+            Programs::ByShapes { model, known } => (model, known),
+        };
+        let shapes: Shapes = inputs.iter().map(|(n, t)| ((*n).to_string(), t.shape().to_vec())).collect();
+        if let Some(id) = known.get(&shapes) {
             return Ok(*id);
         }
         let named: BTreeMap<String, Tensor> = inputs.iter().map(|(n, t)| ((*n).to_string(), (*t).clone())).collect();
-        let bindings = bind_inputs(&self.model.graph, &named)?;
-        let program = lower(self.model_to_lower(), &bindings, &self.session.target())?;
+        let bindings = bind_inputs(&model.graph, &named)?;
+        let program = lower((**model).clone(), &bindings, &self.session.target())?;
         let id = self.session.load(program)?;
-        self.programs.insert(shapes, id);
+        known.insert(shapes, id);
         Ok(id)
-    }
-
-    /// The model: without a free extent it is lowered but once, and then only its signature is kept, so that its weights are
-    /// not held beside their packed forms.
-    fn model_to_lower(&mut self) -> Model {
-        let graph = &self.model.graph;
-        let mut kept = self.model.clone();
-        if graph.inputs.iter().all(|&v| graph.fact(v).concrete().is_some()) {
-            kept.graph.take_consts();
-        }
-        std::mem::replace(&mut self.model, kept)
     }
 }
 

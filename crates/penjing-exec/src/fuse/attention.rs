@@ -6,10 +6,9 @@ use penjing_tensor::DType;
 
 /// Reshape + Permute (+ Slice of columns) around an `Attention` become layouts of `machine.Attention`.
 pub(super) fn fuse_attention(model: &mut Model) -> Result<(), IrError> {
+    let readers = Readers::of(model);
     for id in model.graph.node_ids().collect::<Vec<_>>() {
-        if let Op::Attention { .. } = model.graph.node(id).op {
-            fuse_one(model, id)?;
-        }
+        fuse_one(model, &readers, id)?;
     }
     Ok(())
 }
@@ -21,24 +20,13 @@ struct Projection {
     columns: usize,
 }
 
-fn fuse_one(model: &mut Model, id: NodeId) -> Result<(), IrError> {
+fn fuse_one(model: &mut Model, readers: &Readers, id: NodeId) -> Result<(), IrError> {
     let node = model.graph.node(id).clone();
     let Op::Attention { scale, causal } = node.op else { return Ok(()) };
     let result = node.outputs[0];
     let shapes: Option<Vec<Vec<usize>>> = node.inputs[..3].iter().map(|&v| model.graph.fact(v).concrete()).collect();
     let Some(shapes) = shapes.filter(|_| model.graph.fact(result).dtype == DType::F32) else { return Ok(()) };
-    let mut spec = AttentionSpec {
-        scale,
-        causal,
-        heads: shapes[0][1],
-        groups: shapes[1][1],
-        width: shapes[0][3],
-        value_width: shapes[2][3],
-        q: HeadLayout::Apart,
-        k: HeadLayout::Apart,
-        v: HeadLayout::Apart,
-        out: HeadLayout::Apart,
-    };
+    let mut spec = AttentionSpec::canonical(scale, causal, [&shapes[0], &shapes[1], &shapes[2]]);
     let mut inputs = node.inputs.clone();
     let mut folded = false;
     for (i, layout) in [&mut spec.q, &mut spec.k, &mut spec.v].into_iter().enumerate() {
@@ -49,7 +37,7 @@ fn fuse_one(model: &mut Model, id: NodeId) -> Result<(), IrError> {
             folded = true;
         }
     }
-    let merged = Readers::of(model).only(result).filter(|&n| swaps_heads(&model.graph.node(n).op));
+    let merged = readers.only(result).filter(|&n| swaps_heads(&model.graph.node(n).op));
     if merged.is_some() {
         spec.out = HeadLayout::Columns { first: 0 };
     } else if !folded {

@@ -20,10 +20,10 @@ pub(super) fn fuse_products(model: &mut Model) -> Result<(), IrError> {
 /// MatMul (+ bias Add) + Reshape of all axes but the last → the product in that shape, so that what follows can join it: rows of
 /// A are regrouped instead, which moves nothing either.
 pub(super) fn regroup_rows(model: &mut Model) -> Result<(), IrError> {
+    let readers = Readers::of(model);
     for id in model.graph.node_ids().collect::<Vec<_>>() {
         let node = model.graph.node(id).clone();
         let Op::MatMul { trans_a: false, .. } = node.op else { continue };
-        let readers = Readers::of(model);
         let (product, [a, b]) = (node.outputs[0], [node.inputs[0], node.inputs[1]]);
         let [columns, depth] = [product, a].map(|v| model.graph.fact(v).shape.last().cloned());
         let (Some(columns), Some(depth), 2) = (columns, depth, model.graph.fact(b).rank()) else { continue };

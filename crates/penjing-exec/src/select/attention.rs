@@ -16,21 +16,7 @@ pub(super) fn select(site: &Site, op: &Op) -> Option<Kernel> {
     let spec = match op {
         Op::Machine(MachineOp::Attention(spec)) => spec,
         Op::Attention { scale, causal } => {
-            let apart = HeadLayout::Apart;
-            let (scale, causal, heads, groups) = (*scale, *causal, q[1], k[1]);
-            let (width, value_width) = (q[3], v[3]);
-            canonical = AttentionSpec {
-                scale,
-                causal,
-                heads,
-                groups,
-                width,
-                value_width,
-                q: apart,
-                k: apart,
-                v: apart,
-                out: apart,
-            };
+            canonical = AttentionSpec::canonical(*scale, *causal, [q, k, v]);
             &canonical
         }
         Op::AttentionGrad { scale, causal } => return Some(gradient(site, scale.0, *causal)),

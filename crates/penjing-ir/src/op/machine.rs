@@ -151,6 +151,25 @@ pub struct AttentionSpec {
     pub out: HeadLayout,
 }
 
+impl AttentionSpec {
+    /// What canonical attention does with q [B, H, S, D], k [B, G, T, D] and v [B, G, T, E].
+    pub fn canonical(scale: Real, causal: bool, [q, k, v]: [&[usize]; 3]) -> AttentionSpec {
+        let apart = HeadLayout::Apart;
+        AttentionSpec {
+            scale,
+            causal,
+            heads: q[1],
+            groups: k[1],
+            width: q[3],
+            value_width: v[3],
+            q: apart,
+            k: apart,
+            v: apart,
+            out: apart,
+        }
+    }
+}
+
 /// A fused operation.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum MachineOp {

@@ -5,9 +5,8 @@ use super::{
     cursor::{Cursor, Why},
 };
 use crate::{
-    Activation, ArgKind, AttentionSpec, Binary, BodyId, Compare, ConvSpec, Dim, Direction, HeadLayout, Layout,
-    MachineOp, Op, PadMode, PoolKind, PoolSpec, QuantScheme, RandomKind, Real, Reduction, Reset, ScatterReduction,
-    Symbol, Unary,
+    Activation, ArgKind, AttentionSpec, Binary, BodyId, Compare, ConvSpec, Dim, Direction, Layout, MachineOp, Op,
+    PadMode, PoolKind, PoolSpec, QuantScheme, RandomKind, Real, Reduction, Reset, ScatterReduction, Symbol, Unary,
 };
 use penjing_tensor::DType;
 
@@ -339,18 +338,7 @@ fn prototypes() -> Vec<Op> {
             last(Op::PoolGrad { kind: PoolKind::Max, spec: pool() }), last(Op::PoolGrad { kind: average, spec: pool() }),
             last(Op::BatchNormTrain { eps: zero }), last(Op::BatchNormGrad { eps: zero })],
         MachineOp::MatMul { .. } => [MachineOp::MatMul { trans_a: false, trans_b: false, act }],
-        MachineOp::Attention(_) => [MachineOp::Attention(AttentionSpec {
-            scale: zero,
-            causal: false,
-            heads: 0,
-            groups: 0,
-            width: 0,
-            value_width: 0,
-            q: HeadLayout::Apart,
-            k: HeadLayout::Apart,
-            v: HeadLayout::Apart,
-            out: HeadLayout::Apart,
-        })],
+        MachineOp::Attention(_) => [MachineOp::Attention(AttentionSpec::canonical(zero, false, [&[0; 4]; 3]))],
         MachineOp::QConv { .. } => [MachineOp::QConv { spec: spec(), act, out: None, layout }],
         MachineOp::QMatMul { .. } => [MachineOp::QMatMul { trans_b: false, act, out: None }],
     );
