@@ -7,6 +7,7 @@
 
 mod activation;
 pub mod arena;
+pub mod arg_reduce;
 pub mod attention;
 pub mod attention_grad;
 pub mod conv;

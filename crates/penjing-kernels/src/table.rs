@@ -101,6 +101,7 @@ pub static KERNELS: &[KernelRow] = rows! {
     Elementwise Rounding(4) => "f32-f32-chain";
     MatMul Accumulating(8) => "f32-f32-attention_grad";
     Reduce Accumulating(1) => "f32-f32-reduce";
+    Reduce Exact => "f32-i64-arg_reduce";
     Reduce Accumulating(4) => "f32-f32-softmax" "f32-f32-log_softmax" "f32-f32-softmax_grad" "f32-f32-log_softmax_grad";
     Norm Accumulating(4) => "f32-f32-layer_norm" "f32-f32-rms_norm" "f32-f32-group_norm" "f32-f32-batch_norm_train"
         "f32-f32-layer_norm_grad" "f32-f32-batch_norm_grad" "f32-f32-batch_norm_train_last" "f32-f32-batch_norm_grad_last";

@@ -8,6 +8,7 @@
 
 use penjing_kernels::{
     Ctx, Isa, Pool,
+    arg_reduce::{Extreme, Tie, arg_reduce},
     attention::{AttentionShape, Causal, Heads, attention},
     attention_grad::{AttentionGradShape, attention_grad},
     conv::{ConvShape, ConvWeights, PackedConv, conv, conv_input_grad, conv_weight_grad},
@@ -83,6 +84,7 @@ fn run(row: &KernelRow, cx: Ctx<'_>) -> Vec<Point> {
         "max_pool_last" | "max_pool_grad_last" | "avg_pool_last" => pooling::pooling_last(cx, from, op),
         "chain" => chain(cx),
         "reduce" => reduction(cx),
+        "arg_reduce" => search(cx),
         "softmax" | "log_softmax" | "softmax_grad" | "log_softmax_grad" => soft(cx, op),
         "attention_grad" => attention_gradient(cx),
         "gather_grad" => gather_gradient(cx),
@@ -415,6 +417,18 @@ fn reduction(cx: Ctx<'_>) -> Vec<Point> {
         all.extend(points(&y, &want, 24, size));
     }
     all
+}
+
+fn search(cx: Ctx<'_>) -> Vec<Point> {
+    let x = values("x", 3 * 5000);
+    let mut at = [0; 3];
+    arg_reduce(cx, Extreme::Max, Tie::First, &x, [3, 5000, 1], &mut at).unwrap();
+    let rows = x.chunks(5000).zip(at);
+    rows.map(|(row, at)| {
+        let want = (0..5000).max_by(|&i, &j| row[i].total_cmp(&row[j])).unwrap();
+        Point { got: at as f64, want: want as f64, n: 1, size: 1.0 }
+    })
+    .collect()
 }
 
 fn soft(cx: Ctx<'_>, op: &str) -> Vec<Point> {

@@ -138,7 +138,9 @@ pub(crate) fn select(model: &Model, id: NodeId, contents: &Contents, target: &Ta
             attention::select(&site, &node.op)
         }
         Op::Pool { .. } | Op::PoolGrad { .. } | Op::Machine(MachineOp::Pool { .. }) => pool::select(&site, &node.op),
-        Op::Reduce { .. } | Op::Softmax { .. } | Op::LogSoftmax { .. } => reduce::select(&site, &node.op),
+        Op::Reduce { .. } | Op::ArgReduce { .. } | Op::Softmax { .. } | Op::LogSoftmax { .. } => {
+            reduce::select(&site, &node.op)
+        }
         Op::Permute { .. }
         | Op::Expand { .. }
         | Op::Slice { .. }

@@ -1,17 +1,32 @@
 //! Reductions and softmax.
 
 use super::{Kernel, Site, site::around};
-use penjing_ir::{Op, Reduction};
+use penjing_ir::{ArgKind, Op, Reduction};
 use penjing_kernels::{
+    arg_reduce::{Extreme, Tie, arg_reduce},
     reduce::{ReduceOp, reduce_axes},
     softmax::{log_softmax, softmax},
 };
+use penjing_tensor::DType;
 
 pub(super) fn select(site: &Site, op: &Op) -> Option<Kernel> {
+    let shape = site.operands[0].shape.clone();
+    if let Op::ArgReduce { kind, axis, last, .. } = op {
+        let along = around(&shape, *axis);
+        let extreme = match kind {
+            ArgKind::Max => Extreme::Max,
+            ArgKind::Min => Extreme::Min,
+        };
+        let tie = if *last { Tie::Last } else { Tie::First };
+        return (site.operands[0].dtype == DType::F32).then(|| {
+            Kernel::call(site, "f32-i64-arg_reduce", move |call| {
+                Ok(arg_reduce(call.ctx, extreme, tie, call.views.read(0)?, along, call.views.write(0)?)?)
+            })
+        });
+    }
     if !site.all_f32() {
         return None;
     }
-    let shape = site.operands[0].shape.clone();
     match op {
         Op::Reduce { kind, axes, .. } => {
             let op = match kind {
