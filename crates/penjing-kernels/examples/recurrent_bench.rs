@@ -8,9 +8,12 @@
 use penjing_kernels::{
     Ctx, Isa, KernelError, Pool, fma_peak,
     int8::{ByteType, Bytes, QTensor},
-    lstm::{
-        LstmDirection, LstmGrads, LstmOutputs, LstmShape, LstmTape, LstmWeights, PackedLstm, PackedQLstm,
-        QLstmOperands, QLstmWeights, Weights, lstm, lstm_grad, qlstm,
+    recurrent::{
+        RecurrentDirection, RecurrentShape, Weights,
+        lstm::{
+            LstmGrads, LstmOutputs, LstmTape, LstmWeights, PackedLstm, PackedQLstm, QLstmOperands, QLstmWeights, lstm,
+            lstm_grad, qlstm,
+        },
     },
 };
 use penjing_tensor::Rng;
@@ -41,8 +44,8 @@ fn main() -> Result<(), KernelError> {
     Ok(())
 }
 
-fn shape(batch: usize) -> LstmShape {
-    LstmShape { steps: STEPS, batch, input: UNITS, hidden: UNITS, direction: LstmDirection::Forward }
+fn shape(batch: usize) -> RecurrentShape {
+    RecurrentShape { steps: STEPS, batch, input: UNITS, hidden: UNITS, direction: RecurrentDirection::Forward }
 }
 
 fn values(name: &str, n: usize) -> Vec<f32> {

@@ -9,8 +9,11 @@ use penjing_kernels::{
     attention::{AttentionShape, Causal, Heads, attention},
     fma_peak,
     gemm::{Bias, Epilogue, GemmShape, Mat, PackedRhs, Rhs, gemm},
-    lstm::{LstmDirection, LstmOutputs, LstmShape, LstmWeights, PackedLstm, Weights, lstm},
     norm::layer_norm,
+    recurrent::{
+        RecurrentDirection, RecurrentShape, Weights,
+        lstm::{LstmOutputs, LstmWeights, PackedLstm, lstm},
+    },
 };
 use std::time::Instant;
 
@@ -115,7 +118,7 @@ fn attend(cx: Ctx<'_>, peak: f64, name: &str, n: usize, heads: usize, causal: Ca
 }
 
 fn recurrent(cx: Ctx<'_>, peak: f64) -> Result<(), Failure> {
-    let shape = LstmShape { steps: 64, batch: 1, input: 512, hidden: 512, direction: LstmDirection::Forward };
+    let shape = RecurrentShape { steps: 64, batch: 1, input: 512, hidden: 512, direction: RecurrentDirection::Forward };
     let (w, r, b) = (vec![0.01f32; 2048 * 512], vec![0.01f32; 2048 * 512], vec![0.1f32; 4096]);
     let packed = PackedLstm::new(cx.isa, &shape, Weights { w: &w, r: &r, b: &b })?;
     let (x, h0, c0) = (vec![0.5f32; 64 * 512], vec![0f32; 512], vec![0f32; 512]);

@@ -15,19 +15,22 @@ use penjing_kernels::{
     conv_last::{ConvEpilogue, Method, PackedConvLast, conv_last, conv_last_input_grad, conv_last_weight_grad},
     elementwise::{BinaryOp, Input, Output, ProgramBuilder, UnaryOp, run_program},
     gemm::{Batch, Clamp, Epilogue, GemmShape, Mat, Rhs, gemm, gemm_batched},
-    gru::{GruReset, PackedGru, gru},
     int8::{
         ByteType, Bytes, BytesMut, Grid, Limits, PackedQConvLast, PackedQGemm, QEpilogue, QOut, QTensor, Scales,
         WeightLayout, dequantize, fake_quant, qconv_last, qgemm, quantize,
-    },
-    lstm::{
-        LstmDirection, LstmGrads, LstmOutputs, LstmShape, LstmTape, LstmWeights, PackedQLstm, QLstmOperands,
-        QLstmWeights, Weights, lstm, lstm_grad, qlstm,
     },
     movement::{ElemSize, concat, expand, gather, gather_grad, one_hot, pad, permute, slice},
     norm::{
         batch_norm_grad, batch_norm_grad_last, batch_norm_train, batch_norm_train_last, group_norm, layer_norm,
         layer_norm_grad, rms_norm,
+    },
+    recurrent::{
+        RecurrentDirection, RecurrentShape, Weights,
+        gru::{GruReset, PackedGru, gru},
+        lstm::{
+            LstmGrads, LstmOutputs, LstmTape, LstmWeights, PackedQLstm, QLstmOperands, QLstmWeights, lstm, lstm_grad,
+            qlstm,
+        },
     },
     reduce::{ReduceOp, reduce},
     softmax::{log_softmax, log_softmax_grad, softmax, softmax_grad},
@@ -594,7 +597,7 @@ fn gather_gradient(cx: Ctx<'_>) -> Vec<Point> {
 
 /// One unit, one input, one step, weights and activations at their limits.
 fn integer_recurrent(cx: Ctx<'_>, from: &str) -> Vec<Point> {
-    let shape = LstmShape { steps: 1, batch: 1, input: 1, hidden: 1, direction: LstmDirection::Forward };
+    let shape = RecurrentShape { steps: 1, batch: 1, input: 1, hidden: 1, direction: RecurrentDirection::Forward };
     let (w, r, b) = ([-128i8, 127, 90, -77], [127i8, -128, -3, 55], values("b", 8));
     let (x, dtype, q): (_, _, f64) = match from {
         "qs8" => (Bytes::I8(&[-128]), ByteType::I8, -128.0),
@@ -618,7 +621,7 @@ fn integer_recurrent(cx: Ctx<'_>, from: &str) -> Vec<Point> {
 
 /// One unit, one input, two steps: h and c by hand, the gradient of x by central differences.
 fn recurrent(cx: Ctx<'_>, op: &str) -> Vec<Point> {
-    let shape = LstmShape { steps: 2, batch: 1, input: 1, hidden: 1, direction: LstmDirection::Forward };
+    let shape = RecurrentShape { steps: 2, batch: 1, input: 1, hidden: 1, direction: RecurrentDirection::Forward };
     let (x, w, r, b) = (values("x", 2), values("w", 4), values("r", 4), values("b", 8));
     let forward = |x: [f64; 2]| -> [f64; 3] {
         let sigmoid = |v: f64| 1.0 / (1.0 + (-v).exp());
@@ -662,7 +665,7 @@ fn recurrent(cx: Ctx<'_>, op: &str) -> Vec<Point> {
 
 /// One unit, one input, two steps, by hand.
 fn gated(cx: Ctx<'_>) -> Vec<Point> {
-    let shape = LstmShape { steps: 2, batch: 1, input: 1, hidden: 1, direction: LstmDirection::Forward };
+    let shape = RecurrentShape { steps: 2, batch: 1, input: 1, hidden: 1, direction: RecurrentDirection::Forward };
     let (x, w, r, b) = (values("x", 2), values("w", 3), values("r", 3), values("b", 6));
     let sigmoid = |v: f64| 1.0 / (1.0 + (-v).exp());
     let of = |v: &[f32], i: usize| f64::from(v[i]);

@@ -6,10 +6,13 @@ use super::{
     site::Operand,
 };
 use penjing_ir::{Direction, MachineOp, Op, Reset};
-use penjing_kernels::gru::{GruReset, PackedGru, gru};
-use penjing_kernels::lstm::{
-    LstmDirection, LstmGrads, LstmOutputs, LstmShape, LstmTape, LstmWeights, PackedLstm, PackedQLstm, QLstmOperands,
-    QLstmWeights, Weights, lstm, lstm_grad, qlstm,
+use penjing_kernels::recurrent::{
+    RecurrentDirection, RecurrentShape, Weights,
+    gru::{GruReset, PackedGru, gru},
+    lstm::{
+        LstmGrads, LstmOutputs, LstmTape, LstmWeights, PackedLstm, PackedQLstm, QLstmOperands, QLstmWeights, lstm,
+        lstm_grad, qlstm,
+    },
 };
 
 pub(super) fn select(site: &Site, op: &Op) -> Option<Kernel> {
@@ -27,20 +30,20 @@ pub(super) fn select(site: &Site, op: &Op) -> Option<Kernel> {
     }
 }
 
-fn shape(site: &Site, direction: Direction) -> LstmShape {
+fn shape(site: &Site, direction: Direction) -> RecurrentShape {
     extents(&site.operands[0].shape, &site.operands[2].shape, direction)
 }
 
-fn extents(x: &[usize], r: &[usize], direction: Direction) -> LstmShape {
+fn extents(x: &[usize], r: &[usize], direction: Direction) -> RecurrentShape {
     let direction = match direction {
-        Direction::Forward => LstmDirection::Forward,
-        Direction::Reverse => LstmDirection::Reverse,
-        Direction::Bidirectional => LstmDirection::Both,
+        Direction::Forward => RecurrentDirection::Forward,
+        Direction::Reverse => RecurrentDirection::Reverse,
+        Direction::Bidirectional => RecurrentDirection::Both,
     };
-    LstmShape { steps: x[0], batch: x[1], input: x[2], hidden: r[2], direction }
+    RecurrentShape { steps: x[0], batch: x[1], input: x[2], hidden: r[2], direction }
 }
 
-fn forward(site: &Site, shape: LstmShape, reserve: bool) -> Kernel {
+fn forward(site: &Site, shape: RecurrentShape, reserve: bool) -> Kernel {
     let constant = |i: usize| site.operands[i].floats();
     let packed = match (constant(1), constant(2), constant(3)) {
         (Some(w), Some(r), Some(b)) => PackedLstm::new(site.isa, &shape, Weights { w, r, b }).ok(),
@@ -63,7 +66,7 @@ fn forward(site: &Site, shape: LstmShape, reserve: bool) -> Kernel {
     kernel.reading(reads)
 }
 
-fn gated(site: &Site, shape: LstmShape, reset: Reset) -> Kernel {
+fn gated(site: &Site, shape: RecurrentShape, reset: Reset) -> Kernel {
     let reset = match reset {
         Reset::State => GruReset::State,
         Reset::Product => GruReset::Product,
@@ -108,7 +111,7 @@ fn integer(site: &Site, direction: Direction) -> Option<Kernel> {
     Some(kernel.reading(vec![0, 1, 2, 4, 6, 7, 8, 9]))
 }
 
-fn backward(site: &Site, shape: LstmShape) -> Kernel {
+fn backward(site: &Site, shape: RecurrentShape) -> Kernel {
     Kernel::call(site, "f32-f32-lstm_grad", move |call| {
         let v = &mut call.views;
         let tape = LstmTape {

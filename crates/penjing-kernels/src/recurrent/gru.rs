@@ -3,12 +3,12 @@
 //! As in [`lstm`](crate::lstm), the product with the input is one GEMM over many time steps, and each step streams the recurrent
 //! weights once. The candidate's product needs the reset gate where that comes before it: such a step has two rounds.
 
+use super::{RecurrentShape, Weights, panels::Panels};
 use crate::{
     Ctx, Isa, KernelError, Pool,
     arena::Line,
     gemm::{Bias, Epilogue, GemmShape, Mat, PackedRhs, Rhs, gemm},
     isa::{Math, per_isa},
-    lstm::{LstmShape, Weights, panels::Panels},
     math::{sigmoid, tanh},
     pool::Disjoint,
     scratch::with_scratch,
@@ -46,7 +46,12 @@ struct PackedDirection {
 
 impl PackedGru {
     /// Packs w `[D, 3H, I]`, r `[D, 3H, H]` and b `[D, 6H]` of `shape`; its steps and batch do not matter.
-    pub fn new(isa: Isa, shape: &LstmShape, weights: Weights<'_>, reset: GruReset) -> Result<PackedGru, KernelError> {
+    pub fn new(
+        isa: Isa,
+        shape: &RecurrentShape,
+        weights: Weights<'_>,
+        reset: GruReset,
+    ) -> Result<PackedGru, KernelError> {
         let (d, i, h) = (shape.directions(), shape.input, shape.hidden);
         shape.check(NAME, "w", &[d, 3, h, i], weights.w.len())?;
         shape.check(NAME, "r", &[d, 3, h, h], weights.r.len())?;
@@ -90,14 +95,14 @@ fn rounds(hidden: usize, reset: GruReset) -> Vec<(usize, Panels)> {
 /// Runs over x `[T, B, I]` from the state `h0` `[D, B, H]`: all hidden states go to y `[T, D, B, H]`, the last to h `[D, B, H]`.
 pub fn gru(
     cx: Ctx<'_>,
-    shape: &LstmShape,
+    shape: &RecurrentShape,
     x: &[f32],
     weights: &PackedGru,
     h0: &[f32],
     y: &mut [f32],
     h: &mut [f32],
 ) -> Result<(), KernelError> {
-    let LstmShape { steps, batch, input, hidden, .. } = *shape;
+    let RecurrentShape { steps, batch, input, hidden, .. } = *shape;
     let d = shape.directions();
     shape.check(NAME, "x", &[steps, batch, input], x.len())?;
     shape.check(NAME, "h0", &[d, batch, hidden], h0.len())?;
@@ -124,7 +129,7 @@ pub fn gru(
 /// One direction.
 struct Pass<'a> {
     cx: Ctx<'a>,
-    shape: &'a LstmShape,
+    shape: &'a RecurrentShape,
     d: usize,
     packed: &'a PackedDirection,
     rounds: &'a [(usize, Panels)],
@@ -147,7 +152,7 @@ struct Step<'a> {
 
 impl Pass<'_> {
     fn run(&self, y: &mut [f32]) -> Result<(), KernelError> {
-        let LstmShape { steps, batch, input, hidden, .. } = *self.shape;
+        let RecurrentShape { steps, batch, input, hidden, .. } = *self.shape;
         let (gates, state) = (3 * hidden, batch * hidden);
         let block = self.shape.block().min(steps);
         let units = self.rounds[0].1.task_units(batch);
@@ -189,7 +194,7 @@ impl Pass<'_> {
 
     /// Round `round` of a step for the hidden units `own`.
     fn task(&self, step: &Step<'_>, round: usize, own: Range<usize>, units: usize) {
-        let LstmShape { batch, hidden, .. } = *self.shape;
+        let RecurrentShape { batch, hidden, .. } = *self.shape;
         let (_, panels) = self.rounds[round];
         let (state, len) = (batch * hidden, own.len());
         // SAFETY: the first round of the step wrote the second half.
@@ -285,18 +290,18 @@ fn candidate_body<M: Math>(pre: &[f32], sums: &[f32], z: &[f32], before: &[f32],
 mod tests {
     use super::*;
     use crate::{
-        lstm::LstmDirection,
+        recurrent::RecurrentDirection,
         testing::{assert_close, every_ctx, values},
     };
 
     /// y `[T, D, B, H]`, then h `[D, B, H]`.
-    fn naive(s: &LstmShape, reset: GruReset, [x, w, r, b, h0]: &[Vec<f64>; 5]) -> Vec<f64> {
+    fn naive(s: &RecurrentShape, reset: GruReset, [x, w, r, b, h0]: &[Vec<f64>; 5]) -> Vec<f64> {
         let (dirs, n, g) = (s.directions(), s.hidden, 3 * s.hidden);
         let mut state = h0.clone();
         let mut y = vec![0.0; s.steps * dirs * s.batch * n];
         let sigmoid = |v: f64| 1.0 / (1.0 + (-v).exp());
         for d in 0..dirs {
-            let back = d == 1 || s.direction == LstmDirection::Reverse;
+            let back = d == 1 || s.direction == RecurrentDirection::Reverse;
             for turn in 0..s.steps {
                 let t = if back { s.steps - 1 - turn } else { turn };
                 for row in 0..s.batch {
@@ -333,11 +338,11 @@ mod tests {
         let extents =
             [(5, 3, 4, 6), (1, 1, 1, 1), (7, 2, 3, 17), (3, 5, 0, 4), (0, 2, 3, 4), (2, 0, 3, 4), (2, 3, 4, 0)];
         for (steps, batch, input, hidden) in extents.into_iter().chain([(9, 70, 20, 64), (4, 1, 9, 131)]) {
-            for direction in [LstmDirection::Forward, LstmDirection::Reverse, LstmDirection::Both] {
+            for direction in [RecurrentDirection::Forward, RecurrentDirection::Reverse, RecurrentDirection::Both] {
                 for (reset, size) in
                     [GruReset::State, GruReset::Product].into_iter().flat_map(|r| [(r, 0.3), (r, 40.0)])
                 {
-                    let s = LstmShape { steps, batch, input, hidden, direction };
+                    let s = RecurrentShape { steps, batch, input, hidden, direction };
                     let (d, g) = (s.directions(), 3 * hidden);
                     // Wide weights of x drive every gate to its ends; those of h stay small, so that errors do not grow.
                     let scaled = |name: &str, n: usize, by: f32| values(name, n).into_iter().map(|v| v * by).collect();
@@ -367,15 +372,16 @@ mod tests {
     fn what_does_not_fit_is_refused() {
         let pool = Pool::new(1);
         let cx = Ctx { isa: Isa::Generic, pool: &pool };
-        let s = LstmShape { steps: 2, batch: 1, input: 2, hidden: 2, direction: LstmDirection::Forward };
+        let s = RecurrentShape { steps: 2, batch: 1, input: 2, hidden: 2, direction: RecurrentDirection::Forward };
         let weights = Weights { w: &[0.0; 12], r: &[0.0; 12], b: &[0.0; 12] };
         let packed = PackedGru::new(cx.isa, &s, weights, GruReset::State).unwrap();
         assert!(PackedGru::new(cx.isa, &s, Weights { b: &[0.0; 11], ..weights }, GruReset::State).is_err());
-        let run =
-            |s: &LstmShape, x: &[f32], y: usize| gru(cx, s, x, &packed, &[0.0; 2], &mut vec![0.0; y], &mut [0.0; 2]);
+        let run = |s: &RecurrentShape, x: &[f32], y: usize| {
+            gru(cx, s, x, &packed, &[0.0; 2], &mut vec![0.0; y], &mut [0.0; 2])
+        };
         assert!(run(&s, &[0.0; 4], 4).is_ok());
         assert!(matches!(run(&s, &[0.0; 4], 3), Err(KernelError::Length { .. })));
-        assert!(matches!(run(&LstmShape { input: 1, ..s }, &[0.0; 2], 4), Err(KernelError::Geometry { .. })));
-        assert!(run(&LstmShape { steps: usize::MAX, ..s }, &[0.0; 4], 4).is_err());
+        assert!(matches!(run(&RecurrentShape { input: 1, ..s }, &[0.0; 2], 4), Err(KernelError::Geometry { .. })));
+        assert!(run(&RecurrentShape { steps: usize::MAX, ..s }, &[0.0; 4], 4).is_err());
     }
 }

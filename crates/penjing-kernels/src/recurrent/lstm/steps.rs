@@ -1,11 +1,11 @@
 //! The time steps of one direction, whatever its products are made of.
 
-use super::LstmShape;
 use crate::{
     Ctx, KernelError,
     isa::{Math, per_isa},
     math::{sigmoid, tanh},
     pool::Disjoint,
+    recurrent::RecurrentShape,
     scratch::with_scratch,
 };
 use std::ops::Range;
@@ -34,12 +34,12 @@ pub(super) struct Run<'a> {
 /// Runs all steps of direction `d`, of which there is one at least.
 pub(super) fn run_direction(
     cx: Ctx<'_>,
-    shape: &LstmShape,
+    shape: &RecurrentShape,
     d: usize,
     products: &impl Products,
     run: Run<'_>,
 ) -> Result<(), KernelError> {
-    let LstmShape { steps, batch, hidden, .. } = *shape;
+    let RecurrentShape { steps, batch, hidden, .. } = *shape;
     let (gates, state) = (4 * hidden, batch * hidden);
     let block = shape.block().min(steps);
     let last = shape.row(shape.time(d, steps - 1), d, hidden);

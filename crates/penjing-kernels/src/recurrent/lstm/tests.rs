@@ -1,17 +1,22 @@
 //! Forward against naive f64 loops; backward against central differences of them.
 
 use super::*;
-use crate::int8::{ByteType, Bytes, QTensor};
-use crate::testing::{assert_close, every_ctx, values};
+use crate::{
+    KernelError,
+    int8::{ByteType, Bytes, QTensor},
+    recurrent::{RecurrentDirection, RecurrentShape, Weights},
+    testing::{assert_close, every_ctx, values},
+};
 
-const ALL: [LstmDirection; 3] = [LstmDirection::Forward, LstmDirection::Reverse, LstmDirection::Both];
+const ALL: [RecurrentDirection; 3] =
+    [RecurrentDirection::Forward, RecurrentDirection::Reverse, RecurrentDirection::Both];
 
-fn shape(steps: usize, batch: usize, input: usize, hidden: usize, direction: LstmDirection) -> LstmShape {
-    LstmShape { steps, batch, input, hidden, direction }
+fn shape(steps: usize, batch: usize, input: usize, hidden: usize, direction: RecurrentDirection) -> RecurrentShape {
+    RecurrentShape { steps, batch, input, hidden, direction }
 }
 
 /// x, w, r, b, h0, c0.
-fn operands(s: &LstmShape) -> [Vec<f32>; 6] {
+fn operands(s: &RecurrentShape) -> [Vec<f32>; 6] {
     let d = s.directions();
     let (g, h) = (4 * s.hidden, s.hidden);
     [
@@ -29,14 +34,14 @@ fn wide(v: &[Vec<f32>; 6]) -> [Vec<f64>; 6] {
 }
 
 /// y `[T, D, B, H]`, h `[D, B, H]`, c `[D, B, H]`, reserve `[T, D, B, 5H]`.
-fn naive(s: &LstmShape, [x, w, r, b, h0, c0]: &[Vec<f64>; 6]) -> [Vec<f64>; 4] {
+fn naive(s: &RecurrentShape, [x, w, r, b, h0, c0]: &[Vec<f64>; 6]) -> [Vec<f64>; 4] {
     let (n_dirs, h, g) = (s.directions(), s.hidden, 4 * s.hidden);
     let (mut hs, mut cs) = (h0.clone(), c0.clone());
     let mut y = vec![0.0; s.steps * n_dirs * s.batch * h];
     let mut kept = vec![0.0; y.len() * 5];
     let sigmoid = |v: f64| 1.0 / (1.0 + (-v).exp());
     for d in 0..n_dirs {
-        let backwards = d == 1 || s.direction == LstmDirection::Reverse;
+        let backwards = d == 1 || s.direction == RecurrentDirection::Reverse;
         let times: Vec<usize> = if backwards { (0..s.steps).rev().collect() } else { (0..s.steps).collect() };
         for t in times {
             for n in 0..s.batch {
@@ -66,7 +71,7 @@ fn naive(s: &LstmShape, [x, w, r, b, h0, c0]: &[Vec<f64>; 6]) -> [Vec<f64>; 4] {
 }
 
 /// y, h, c and reserve of the kernel, one after another.
-fn forward(cx: crate::Ctx<'_>, s: &LstmShape, v: &[Vec<f32>; 6], packed: Option<&PackedLstm>) -> [Vec<f32>; 4] {
+fn forward(cx: crate::Ctx<'_>, s: &RecurrentShape, v: &[Vec<f32>; 6], packed: Option<&PackedLstm>) -> [Vec<f32>; 4] {
     let [x, w, r, b, h0, c0] = v;
     let rows = s.steps * s.directions() * s.batch * s.hidden;
     let mut out = [vec![f32::NAN; rows], vec![f32::NAN; h0.len()], vec![f32::NAN; c0.len()], vec![f32::NAN; rows * 5]];
@@ -96,7 +101,7 @@ fn forward_is_that_of_the_definition() {
 #[test]
 fn blocks_of_time_packed_weights_and_no_reserve_change_nothing() {
     // Long enough for several blocks of time.
-    let s = shape(700, 32, 3, 80, LstmDirection::Both);
+    let s = shape(700, 32, 3, 80, RecurrentDirection::Both);
     assert!(s.block() < s.steps / 2);
     let v = operands(&s).map(|v| v.into_iter().map(|x| x * 0.3).collect::<Vec<f32>>());
     let want = naive(&s, &wide(&v));
@@ -113,7 +118,7 @@ fn blocks_of_time_packed_weights_and_no_reserve_change_nothing() {
 }
 
 /// The gradients of the kernel in the order of `operands`.
-fn backward(cx: crate::Ctx<'_>, s: &LstmShape, v: &[Vec<f32>; 6], [dy, dh, dc]: [&[f32]; 3]) -> [Vec<f32>; 6] {
+fn backward(cx: crate::Ctx<'_>, s: &RecurrentShape, v: &[Vec<f32>; 6], [dy, dh, dc]: [&[f32]; 3]) -> [Vec<f32>; 6] {
     let [y, _, _, reserve] = forward(cx, s, v, None);
     let [x, w, r, _, h0, c0] = v;
     let tape = LstmTape { x, w, r, h0, c0, y: &y, reserve: &reserve, dy, dh, dc };
@@ -159,7 +164,7 @@ fn backward_is_the_derivative() {
 #[test]
 fn backward_over_several_blocks_is_the_sum_of_its_parts() {
     // Splitting time in two and handing the states over must give the same gradients as one run over several blocks.
-    let s = shape(300, 48, 3, 80, LstmDirection::Forward);
+    let s = shape(300, 48, 3, 80, RecurrentDirection::Forward);
     assert!(s.block() < s.steps / 2);
     let v = operands(&s).map(|v| v.into_iter().map(|x| x * 0.3).collect::<Vec<f32>>());
     let (state, cut) = (s.batch * s.hidden, 173);
@@ -168,7 +173,7 @@ fn backward_over_several_blocks_is_the_sum_of_its_parts() {
     let pool = crate::Pool::new(1);
     for (isa, whole) in crate::Isa::ALL.into_iter().filter(|i| i.available()).zip(whole) {
         let cx = crate::Ctx { isa, pool: &pool };
-        let [first, second] = [LstmShape { steps: cut, ..s }, LstmShape { steps: 300 - cut, ..s }];
+        let [first, second] = [RecurrentShape { steps: cut, ..s }, RecurrentShape { steps: 300 - cut, ..s }];
         let mut head = v.clone();
         head[0].truncate(cut * s.batch * s.input);
         let [_, h, c, _] = forward(cx, &first, &head, None);
@@ -191,12 +196,12 @@ fn backward_over_several_blocks_is_the_sum_of_its_parts() {
 fn what_does_not_fit_is_refused() {
     let pool = crate::Pool::new(1);
     let cx = crate::Ctx { isa: crate::Isa::Generic, pool: &pool };
-    let s = shape(2, 1, 2, 2, LstmDirection::Forward);
+    let s = shape(2, 1, 2, 2, RecurrentDirection::Forward);
     let v = operands(&s);
     let weights = Weights { w: &v[1], r: &v[2], b: &v[3] };
     let packed = PackedLstm::new(cx.isa, &s, weights).unwrap();
     assert!(PackedLstm::new(cx.isa, &s, Weights { b: &v[3][1..], ..weights }).is_err());
-    let run = |s: &LstmShape, x: &[f32], y_len: usize| {
+    let run = |s: &RecurrentShape, x: &[f32], y_len: usize| {
         let (mut y, mut h, mut c) = (vec![0.0; y_len], [0.0; 2], [0.0; 2]);
         let outputs = LstmOutputs { y: &mut y, h: &mut h, c: &mut c, reserve: None };
         lstm(cx, s, x, LstmWeights::Packed(&packed), &v[4], &v[5], outputs)
@@ -204,9 +209,9 @@ fn what_does_not_fit_is_refused() {
     assert!(run(&s, &v[0], 4).is_ok());
     assert!(matches!(run(&s, &v[0], 3), Err(KernelError::Length { .. })));
     assert!(matches!(run(&s, &v[0][1..], 4), Err(KernelError::Length { .. })));
-    let narrow = LstmShape { input: 1, ..s };
+    let narrow = RecurrentShape { input: 1, ..s };
     assert!(matches!(run(&narrow, &v[0][..2], 4), Err(KernelError::Geometry { .. })));
-    assert!(run(&LstmShape { steps: usize::MAX, ..s }, &v[0], 4).is_err());
+    assert!(run(&RecurrentShape { steps: usize::MAX, ..s }, &v[0], 4).is_err());
 }
 
 /// x, w, r of all values of their types, and scales, b, h0, c0.
@@ -218,7 +223,7 @@ struct Quantized {
     floats: [Vec<f32>; 3],
 }
 
-fn quantized(s: &LstmShape) -> Quantized {
+fn quantized(s: &RecurrentShape) -> Quantized {
     let (d, g) = (s.directions(), 4 * s.hidden);
     let byte = |name: &str, n: usize| -> Vec<u8> {
         values(name, n).into_iter().map(|v| (f64::from(v) * 128.0 + 128.0) as u8).collect()
@@ -238,7 +243,7 @@ fn quantized(s: &LstmShape) -> Quantized {
 const X_GRID: (f32, i32) = (0.01, 119);
 
 /// y, h and c.
-fn integer(cx: crate::Ctx<'_>, s: &LstmShape, v: &Quantized) -> [Vec<f32>; 3] {
+fn integer(cx: crate::Ctx<'_>, s: &RecurrentShape, v: &Quantized) -> [Vec<f32>; 3] {
     let packed = PackedQLstm::new(s, QLstmWeights { w: &v.w, r: &v.r }, ByteType::U8).unwrap();
     let x = QTensor { data: Bytes::U8(&v.x), scale: X_GRID.0, zero: X_GRID.1 };
     let [b, h0, c0] = &v.floats;
@@ -288,7 +293,7 @@ fn an_integer_step_is_that_of_the_definition() {
 
 #[test]
 fn an_integer_row_does_not_depend_on_the_others() {
-    let s = shape(9, 3, 10, 70, LstmDirection::Both);
+    let s = shape(9, 3, 10, 70, RecurrentDirection::Both);
     let v = quantized(&s);
     let (pool, state) = (crate::Pool::new(2), s.hidden);
     for isa in crate::Isa::ALL.into_iter().filter(|i| i.available()) {
@@ -301,7 +306,7 @@ fn an_integer_row_does_not_depend_on_the_others() {
             let [b, h0, c0] = &v.floats;
             let floats = [b.clone(), part(h0), part(c0)];
             let alone = Quantized { x, w: v.w.clone(), r: v.r.clone(), scales: v.scales.clone(), floats };
-            assert!(integer(cx, &LstmShape { batch: 1, ..s }, &alone) == [0, 1, 2].map(|i| part(&together[i])));
+            assert!(integer(cx, &RecurrentShape { batch: 1, ..s }, &alone) == [0, 1, 2].map(|i| part(&together[i])));
         }
     }
 }

@@ -1,14 +1,14 @@
-//! As [`panels`](super::panels), for weights of one byte: exact i32 sums, four of the depth at a time.
+//! As [`panels`](crate::recurrent::panels), for weights of one byte: exact i32 sums, four of the depth at a time.
 //!
 //! `vpmaddubsw` adds two products of an activation in 0..=255 and a weight in an i16. That fits when two weights of one sign sum to
 //! at most 128 in size; what a pair has beyond is taken off and stands in an extra step behind the panel's others, which says
 //! where in the depth it belongs. So sums are exact for all weights and activations.
 
-use super::panels::TASK_UNITS;
 use crate::{
     Isa,
     arena::Line,
     isa::{Math, per_isa, prefetch_near},
+    recurrent::panels::TASK_UNITS,
 };
 use bytemuck::Zeroable;
 use std::ops::Range;

@@ -1,20 +1,11 @@
-//! The long short-term memory (Hochreiter & Schmidhuber 1997) over time, forward and backward, gates in ONNX order i, o, f, c.
+//! Networks over time: what their kernels share.
 //!
-//! The products with the input, and in the backward pass those that give the gradients of weights and input, are one GEMM over
-//! many time steps; only the recurrent product runs step by step. A step is cut into tasks of some hidden units, which multiply
-//! and then go on with the cell; the threads meet once a step. The memory between the two parts is bounded: time is cut
-//! into blocks that do not depend on the threads.
+//! The products with the input are GEMMs over many time steps; only the recurrent product runs step by step, from weights packed
+//! for it in [`panels`].
 
-mod backward;
-mod forward;
-mod integer;
-pub(crate) mod panels;
-mod qpanels;
-mod steps;
-
-pub use backward::{LstmGrads, LstmTape, lstm_grad};
-pub use forward::{LstmOutputs, LstmWeights, PackedLstm, Weights, lstm};
-pub use integer::{PackedQLstm, QLstmOperands, QLstmWeights, qlstm};
+pub mod gru;
+pub mod lstm;
+mod panels;
 
 use crate::{KernelError, error::check_len, error::product};
 use std::ops::Range;
@@ -24,7 +15,7 @@ const BLOCK: usize = 1 << 21;
 
 /// Which way time runs.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum LstmDirection {
+pub enum RecurrentDirection {
     /// From the first step to the last.
     Forward,
     /// From the last step to the first.
@@ -33,25 +24,25 @@ pub enum LstmDirection {
     Both,
 }
 
-/// Extents of an LSTM: T steps, batch B, I inputs and H hidden units; D is 2 for `Both`.
+/// Extents of a network: T steps, batch B, I inputs and H hidden units; D is 2 for `Both`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[allow(missing_docs)]
-pub struct LstmShape {
+pub struct RecurrentShape {
     pub steps: usize,
     pub batch: usize,
     pub input: usize,
     pub hidden: usize,
-    pub direction: LstmDirection,
+    pub direction: RecurrentDirection,
 }
 
-impl LstmShape {
+impl RecurrentShape {
     /// D.
     pub fn directions(&self) -> usize {
-        if self.direction == LstmDirection::Both { 2 } else { 1 }
+        if self.direction == RecurrentDirection::Both { 2 } else { 1 }
     }
 
     fn reversed(&self, d: usize) -> bool {
-        d == 1 || self.direction == LstmDirection::Reverse
+        d == 1 || self.direction == RecurrentDirection::Reverse
     }
 
     /// The time at which direction `d` takes its step `s`.
@@ -85,5 +76,13 @@ impl LstmShape {
     }
 }
 
-#[cfg(test)]
-mod tests;
+/// The weights of all directions, with G gates: 4 of an LSTM, 3 of a GRU.
+#[derive(Clone, Copy, Debug)]
+pub struct Weights<'a> {
+    /// Of the input: `[D, GH, I]`.
+    pub w: &'a [f32],
+    /// Of the hidden state: `[D, GH, H]`.
+    pub r: &'a [f32],
+    /// Of the input, then of the hidden state: `[D, 2GH]`.
+    pub b: &'a [f32],
+}

@@ -4,7 +4,6 @@
 //! gives does not depend on the others; outputs and the cell state are not rounded.
 
 use super::{
-    LstmShape,
     forward::{LstmOutputs, sum_of_biases},
     qpanels::QPanels,
     steps::{Products, Run, run_direction},
@@ -16,6 +15,7 @@ use crate::{
     int8::{
         ByteType, Bytes, PackedQGemm, QEpilogue, QOut, QTensor, WeightLayout, check_depth, dynamic_quantize_row, qgemm,
     },
+    recurrent::RecurrentShape,
     scratch::with_scratch,
 };
 use std::ops::Range;
@@ -45,7 +45,7 @@ struct PackedDirection {
 
 impl PackedQLstm {
     /// Packs the weights of `shape` for an input of type `x`; steps and batch do not matter.
-    pub fn new(shape: &LstmShape, weights: QLstmWeights<'_>, x: ByteType) -> Result<PackedQLstm, KernelError> {
+    pub fn new(shape: &RecurrentShape, weights: QLstmWeights<'_>, x: ByteType) -> Result<PackedQLstm, KernelError> {
         let (d, i, h) = (shape.directions(), shape.input, shape.hidden);
         shape.check(NAME, "w", &[d, 4, h, i], weights.w.len())?;
         shape.check(NAME, "r", &[d, 4, h, h], weights.r.len())?;
@@ -85,13 +85,13 @@ pub struct QLstmOperands<'a> {
 /// Runs over x `[T, B, I]`; `out` has no reserve.
 pub fn qlstm(
     cx: Ctx<'_>,
-    shape: &LstmShape,
+    shape: &RecurrentShape,
     x: QTensor<'_>,
     weights: &PackedQLstm,
     operands: &QLstmOperands<'_>,
     out: LstmOutputs<'_>,
 ) -> Result<(), KernelError> {
-    let LstmShape { steps, batch, input, hidden, .. } = *shape;
+    let RecurrentShape { steps, batch, input, hidden, .. } = *shape;
     let d = shape.directions();
     shape.check(NAME, "x", &[steps, batch, input], x.data.len())?;
     let QLstmOperands { b, h0, c0, .. } = *operands;
@@ -127,7 +127,7 @@ pub fn qlstm(
 /// One direction.
 struct Direction<'a> {
     cx: Ctx<'a>,
-    shape: &'a LstmShape,
+    shape: &'a RecurrentShape,
     x: QTensor<'a>,
     packed: &'a PackedDirection,
     /// `[4H]`
@@ -140,7 +140,7 @@ struct Direction<'a> {
 
 impl Products for Direction<'_> {
     fn of_input(&self, times: &Range<usize>, pre: &mut [f32]) -> Result<(), KernelError> {
-        let LstmShape { batch, input, .. } = *self.shape;
+        let RecurrentShape { batch, input, .. } = *self.shape;
         let part = times.start * batch * input..times.end * batch * input;
         let data = match self.x.data {
             Bytes::I8(q) => Bytes::I8(&q[part]),

@@ -1,12 +1,12 @@
 //! Back-propagation through time.
 
-use super::{LstmShape, panels::Panels};
 use crate::{
     Ctx, KernelError,
     gemm::{Accumulate, Epilogue, GemmShape, Mat, Rhs, gemm},
     isa::{Math, per_isa},
     math::tanh,
     pool::Disjoint,
+    recurrent::{RecurrentShape, panels::Panels},
     scratch::with_scratch,
 };
 use std::ops::Range;
@@ -59,9 +59,14 @@ pub struct LstmGrads<'a> {
 }
 
 /// The gradients of an [`lstm`](super::lstm) that kept its reserve.
-pub fn lstm_grad(cx: Ctx<'_>, shape: &LstmShape, tape: &LstmTape<'_>, grads: LstmGrads<'_>) -> Result<(), KernelError> {
+pub fn lstm_grad(
+    cx: Ctx<'_>,
+    shape: &RecurrentShape,
+    tape: &LstmTape<'_>,
+    grads: LstmGrads<'_>,
+) -> Result<(), KernelError> {
     check(shape, tape, &grads)?;
-    let LstmShape { steps, batch, input: i, hidden: h, .. } = *shape;
+    let RecurrentShape { steps, batch, input: i, hidden: h, .. } = *shape;
     let (g, state) = (4 * h, batch * h);
     let LstmGrads { dx, dw, dr, db, dh0, dc0 } = grads;
     dh0.copy_from_slice(tape.dh);
@@ -93,8 +98,8 @@ pub fn lstm_grad(cx: Ctx<'_>, shape: &LstmShape, tape: &LstmTape<'_>, grads: Lst
     Ok(())
 }
 
-fn check(shape: &LstmShape, tape: &LstmTape<'_>, grads: &LstmGrads<'_>) -> Result<(), KernelError> {
-    let LstmShape { steps: t, batch: b, input: i, hidden: h, .. } = *shape;
+fn check(shape: &RecurrentShape, tape: &LstmTape<'_>, grads: &LstmGrads<'_>) -> Result<(), KernelError> {
+    let RecurrentShape { steps: t, batch: b, input: i, hidden: h, .. } = *shape;
     let d = shape.directions();
     for (operand, have) in [("x", tape.x.len()), ("dx", grads.dx.len())] {
         shape.check(NAME, operand, &[t, b, i], have)?;
@@ -126,7 +131,7 @@ fn check(shape: &LstmShape, tape: &LstmTape<'_>, grads: &LstmGrads<'_>) -> Resul
 /// One direction.
 struct Pass<'a> {
     cx: Ctx<'a>,
-    shape: &'a LstmShape,
+    shape: &'a RecurrentShape,
     tape: &'a LstmTape<'a>,
     d: usize,
     /// `[4H, I]`
@@ -140,7 +145,7 @@ impl Pass<'_> {
     /// `grads` are those of this direction, but `dx`, which the first direction overwrites and the second adds to. `dh0` and
     /// `dc0` hold the gradients of the last states.
     fn run(&self, grads: LstmGrads<'_>) -> Result<(), KernelError> {
-        let LstmShape { steps, batch, hidden, .. } = *self.shape;
+        let RecurrentShape { steps, batch, hidden, .. } = *self.shape;
         let (gates, state) = (4 * hidden, batch * hidden);
         let block = self.shape.block().min(steps);
         let LstmGrads { dx, dw, dr, db, dh0, dc0 } = grads;
@@ -234,7 +239,7 @@ impl Pass<'_> {
         accumulate: Accumulate,
         [dx, dw, dr, db]: [&mut [f32]; 4],
     ) -> Result<(), KernelError> {
-        let LstmShape { batch, input, hidden, .. } = *self.shape;
+        let RecurrentShape { batch, input, hidden, .. } = *self.shape;
         let (rows, gates) = (times.len() * batch, 4 * hidden);
         let part = times.start * batch * input..times.end * batch * input;
         let of_x = if self.d == 0 { Accumulate::Overwrite } else { Accumulate::Add };

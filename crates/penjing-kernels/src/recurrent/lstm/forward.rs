@@ -1,30 +1,16 @@
 //! The forward pass.
 
-use super::{
-    LstmShape,
-    panels::Panels,
-    steps::{Products, Run, run_direction},
-};
+use super::steps::{Products, Run, run_direction};
 use crate::{
     Ctx, Isa, KernelError, Pool,
     arena::Line,
     gemm::{Bias, Epilogue, GemmShape, Mat, PackedRhs, Rhs, gemm},
+    recurrent::{RecurrentShape, Weights, panels::Panels},
     scratch::with_scratch,
 };
 use std::ops::Range;
 
 const NAME: &str = "lstm";
-
-/// The weights of all directions, with G gates: 4 of an LSTM, 3 of a GRU.
-#[derive(Clone, Copy, Debug)]
-pub struct Weights<'a> {
-    /// Of the input: `[D, GH, I]`.
-    pub w: &'a [f32],
-    /// Of the hidden state: `[D, GH, H]`.
-    pub r: &'a [f32],
-    /// Of the input, then of the hidden state: `[D, 2GH]`.
-    pub b: &'a [f32],
-}
 
 /// The weights of an [`lstm`].
 #[derive(Clone, Copy)]
@@ -51,7 +37,7 @@ struct PackedDirection {
 
 impl PackedLstm {
     /// Packs the weights of `shape`; its steps and batch do not matter.
-    pub fn new(isa: Isa, shape: &LstmShape, weights: Weights<'_>) -> Result<PackedLstm, KernelError> {
+    pub fn new(isa: Isa, shape: &RecurrentShape, weights: Weights<'_>) -> Result<PackedLstm, KernelError> {
         check_weights(shape, &weights)?;
         let (input, hidden, panels) = (shape.input, shape.hidden, panels(shape));
         let pool = Pool::new(1);
@@ -73,7 +59,7 @@ impl PackedLstm {
 
 impl<'a> Weights<'a> {
     /// Those of one direction, without the axis.
-    fn direction(&self, shape: &LstmShape, d: usize) -> Weights<'a> {
+    fn direction(&self, shape: &RecurrentShape, d: usize) -> Weights<'a> {
         let (i, h) = (shape.input, shape.hidden);
         let g = 4 * h;
         Weights {
@@ -84,7 +70,7 @@ impl<'a> Weights<'a> {
     }
 }
 
-fn check_weights(shape: &LstmShape, weights: &Weights<'_>) -> Result<(), KernelError> {
+fn check_weights(shape: &RecurrentShape, weights: &Weights<'_>) -> Result<(), KernelError> {
     let (d, i, h) = (shape.directions(), shape.input, shape.hidden);
     shape.check(NAME, "w", &[d, 4, h, i], weights.w.len())?;
     shape.check(NAME, "r", &[d, 4, h, h], weights.r.len())?;
@@ -98,7 +84,7 @@ pub(super) fn sum_of_biases(b: &[f32]) -> Vec<f32> {
 }
 
 /// The recurrent weights: the gates of eight hidden units in each panel.
-fn panels(shape: &LstmShape) -> Panels {
+fn panels(shape: &RecurrentShape) -> Panels {
     Panels { depth: shape.hidden, units: shape.hidden, gates: 4, width: 1 }
 }
 
@@ -118,14 +104,14 @@ pub struct LstmOutputs<'a> {
 /// Runs over x `[T, B, I]` from the states `h0` and `c0`, both `[D, B, H]`.
 pub fn lstm(
     cx: Ctx<'_>,
-    shape: &LstmShape,
+    shape: &RecurrentShape,
     x: &[f32],
     weights: LstmWeights<'_>,
     h0: &[f32],
     c0: &[f32],
     out: LstmOutputs<'_>,
 ) -> Result<(), KernelError> {
-    let LstmShape { steps, batch, input, hidden, .. } = *shape;
+    let RecurrentShape { steps, batch, input, hidden, .. } = *shape;
     let d = shape.directions();
     shape.check(NAME, "x", &[steps, batch, input], x.len())?;
     let states = [("h0", h0.len()), ("c0", c0.len()), ("h", out.h.len()), ("c", out.c.len())];
@@ -181,7 +167,7 @@ pub fn lstm(
 /// One direction.
 struct Direction<'a> {
     cx: Ctx<'a>,
-    shape: &'a LstmShape,
+    shape: &'a RecurrentShape,
     x: &'a [f32],
     w: Rhs<'a>,
     r: &'a [f32],
@@ -193,7 +179,7 @@ struct Direction<'a> {
 
 impl Products for Direction<'_> {
     fn of_input(&self, times: &Range<usize>, pre: &mut [f32]) -> Result<(), KernelError> {
-        let LstmShape { batch, input, hidden, .. } = *self.shape;
+        let RecurrentShape { batch, input, hidden, .. } = *self.shape;
         let x = Mat::rows(&self.x[times.start * batch * input..times.end * batch * input], input);
         let epilogue = Epilogue { bias: Bias::Col(self.bias), ..Epilogue::default() };
         let product = GemmShape { m: times.len() * batch, n: 4 * hidden, k: input };
