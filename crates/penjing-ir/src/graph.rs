@@ -4,6 +4,7 @@ use crate::{Fact, IrError, Op, infer};
 use penjing_tensor::{DType, Tensor};
 use std::{
     collections::{BTreeMap, HashMap},
+    mem,
     sync::Arc,
 };
 
@@ -316,34 +317,34 @@ impl Graph {
         let Some(order) = self.topological_order(&all) else {
             return self.value_ids().map(|v| (v, v)).collect();
         };
-        let mut map = BTreeMap::new();
-        let mut values = Vec::new();
-        let mut keep = |v: ValueId, old: &[Value], values: &mut Vec<Value>| {
-            *map.entry(v).or_insert_with(|| {
-                values.push(old[v.index()].clone());
-                ValueId(values.len() as u32 - 1)
-            })
+        let mut old_nodes: Vec<Option<Node>> = mem::take(&mut self.nodes).into_iter().map(Some).collect();
+        let mut old_values: Vec<Option<Value>> = mem::take(&mut self.values).into_iter().map(Some).collect();
+        let mut map: Vec<Option<ValueId>> = vec![None; old_values.len()];
+        let mut values = Vec::with_capacity(old_values.len());
+        let mut keep = |v: ValueId, values: &mut Vec<Value>| {
+            if let Some(value) = old_values[v.index()].take() {
+                values.push(value);
+                map[v.index()] = Some(ValueId(values.len() as u32 - 1));
+            }
+            map[v.index()].expect("given when it was kept")
         };
-        let inputs = self.inputs.iter().map(|&v| keep(v, &self.values, &mut values)).collect();
+        self.inputs.iter_mut().for_each(|v| *v = keep(*v, &mut values));
         let mut nodes = Vec::with_capacity(order.len());
-        for id in order {
-            let mut node = self.nodes[id.index()].clone();
-            node.inputs.iter_mut().for_each(|v| *v = keep(*v, &self.values, &mut values));
+        for mut node in order.iter().filter_map(|id| old_nodes[id.index()].take()) {
+            node.inputs.iter_mut().for_each(|v| *v = keep(*v, &mut values));
             for (slot, v) in node.outputs.iter_mut().enumerate() {
-                *v = keep(*v, &self.values, &mut values);
+                *v = keep(*v, &mut values);
                 values[v.index()].source = Source::Node(NodeId(nodes.len() as u32), slot as u8);
             }
             nodes.push(node);
         }
-        for o in &mut self.outputs {
-            o.value = keep(o.value, &self.values, &mut values);
-        }
+        self.outputs.iter_mut().for_each(|o| o.value = keep(o.value, &mut values));
         roots.iter().for_each(|&v| {
-            keep(v, &self.values, &mut values);
+            keep(v, &mut values);
         });
         self.node_names = nodes.iter().map(|n| (n.name.clone(), 0)).collect();
-        (self.inputs, self.nodes, self.values) = (inputs, nodes, values);
-        map
+        (self.nodes, self.values) = (nodes, values);
+        map.into_iter().enumerate().filter_map(|(old, new)| Some((ValueId(old as u32), new?))).collect()
     }
 
     /// A graph from its parts, for readers of stored graphs; [`crate::verify`] must follow.

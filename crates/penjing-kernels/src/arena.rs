@@ -8,10 +8,12 @@ use crate::KernelError;
 use bytemuck::{Pod, Zeroable};
 use penjing_tensor::Tensor;
 
-/// One cache line; buffers are counted in lines so that they start 64-byte aligned.
+/// One cache line, at whose multiples buffers start.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C, align(64))]
 pub(crate) struct Line([u8; 64]);
+
+const ALIGN: usize = size_of::<Line>();
 
 /// Names a buffer of one [`Buffers`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -55,7 +57,12 @@ pub struct Buffers {
 }
 
 enum Buffer {
-    Owned { lines: Vec<Line>, len: usize },
+    /// `len` bytes from `start` on. The memory comes zeroed from the system, which gives pages only to what is touched.
+    Owned {
+        memory: Vec<u8>,
+        start: usize,
+        len: usize,
+    },
     Constant(Tensor),
 }
 
@@ -70,7 +77,7 @@ impl Buffer {
     /// The first byte, for reading.
     fn as_ptr(&self) -> *const u8 {
         match self {
-            Buffer::Owned { lines, .. } => lines.as_ptr().cast(),
+            Buffer::Owned { memory, start, .. } => memory[*start..].as_ptr(),
             Buffer::Constant(t) => t.bytes().as_ptr(),
         }
     }
@@ -84,11 +91,12 @@ impl Buffers {
 
     /// Adds a writable buffer of `len` zero bytes, 64-byte aligned. `OutOfMemory` when the system refuses it.
     pub fn add(&mut self, len: usize) -> Result<BufferId, KernelError> {
-        let n = len.div_ceil(64);
-        let mut lines = Vec::new();
-        lines.try_reserve_exact(n).map_err(|_| KernelError::OutOfMemory { need: len })?;
-        lines.resize(n, Line::zeroed());
-        self.buffers.push(Buffer::Owned { lines, len });
+        let need = len.checked_next_multiple_of(ALIGN).and_then(|n| n.checked_add(ALIGN));
+        let memory = need.and_then(|n| bytemuck::allocation::try_zeroed_vec::<u8>(n).ok());
+        let memory = memory.ok_or(KernelError::OutOfMemory { need: len })?;
+        let start = memory.as_ptr() as usize;
+        let start = start.next_multiple_of(ALIGN) - start;
+        self.buffers.push(Buffer::Owned { memory, start, len });
         Ok(BufferId(self.buffers.len() - 1))
     }
 
@@ -105,7 +113,7 @@ impl Buffers {
             Buffer::Owned { .. } => {}
             Buffer::Constant(_) => return Err(KernelError::WriteToConstant(Region { buffer: id, offset: 0, len })),
         }
-        self.buffers[id.0] = Buffer::Owned { lines: Vec::new(), len: 0 };
+        self.buffers[id.0] = Buffer::Owned { memory: Vec::new(), start: 0, len: 0 };
         let grown = self.add(len)?;
         self.buffers.swap(id.0, grown.0);
         self.buffers.pop();
@@ -121,7 +129,7 @@ impl Buffers {
     pub fn bytes(&self, region: Region) -> Result<&[u8], KernelError> {
         let buffer = self.check(region)?;
         let all: &[u8] = match buffer {
-            Buffer::Owned { lines, .. } => bytemuck::cast_slice(lines),
+            Buffer::Owned { memory, start, .. } => &memory[*start..],
             Buffer::Constant(t) => t.bytes(),
         };
         Ok(&all[region.offset..region.offset + region.len])
@@ -131,8 +139,8 @@ impl Buffers {
     pub fn bytes_mut(&mut self, region: Region) -> Result<&mut [u8], KernelError> {
         self.check(region)?;
         match &mut self.buffers[region.buffer.0] {
-            Buffer::Owned { lines, .. } => {
-                Ok(&mut bytemuck::cast_slice_mut::<Line, u8>(lines)[region.offset..region.offset + region.len])
+            Buffer::Owned { memory, start, .. } => {
+                Ok(&mut memory[*start + region.offset..*start + region.offset + region.len])
             }
             Buffer::Constant(_) => Err(KernelError::WriteToConstant(region)),
         }
@@ -170,10 +178,10 @@ impl Buffers {
         }
         let mut write_views: Vec<Option<&mut [u8]>> = Vec::with_capacity(writes.len());
         for write in writes {
-            let Buffer::Owned { lines, .. } = &mut self.buffers[write.region.buffer.0] else {
+            let Buffer::Owned { memory, start, .. } = &mut self.buffers[write.region.buffer.0] else {
                 return Err(KernelError::WriteToConstant(write.region));
             };
-            let start: *mut u8 = lines.as_mut_ptr().cast();
+            let start: *mut u8 = memory[*start..].as_mut_ptr();
             // SAFETY: as above: inside the buffer, exclusively borrowed, and disjoint from every other view handed out.
             write_views.push(Some(unsafe {
                 std::slice::from_raw_parts_mut(start.add(write.region.offset), write.region.len)

@@ -3,11 +3,12 @@
 //! A location is data from a hostile file: it must name a regular file under the model's own folder, without an absolute
 //! path, `..` or a symbolic link on the way, and the range must lie inside the file.
 //!
-//! The maps are kept here, the model file's own among them, so that what has been copied out of one is given back at once.
+//! The maps are kept here, the model file's own among them. Large tensors stay in them; the memory of what was read beside
+//! tensors is given back when the import is done.
 
 use crate::{OnnxError, proto::TensorProto};
 use bytes::Bytes;
-use penjing_tensor::{MappedFile, map_file};
+use penjing_tensor::{DType, MappedFile, Tensor, map_file};
 use std::{
     cell::RefCell,
     collections::BTreeMap,
@@ -16,8 +17,8 @@ use std::{
     sync::Arc,
 };
 
-/// Bytes below which a call to the system costs more than the memory is worth.
-const WORTH_RELEASING: usize = 64 << 10;
+/// Tensors of fewer bytes are copied out of the file: they may share a page with others.
+const MIN_MAPPED: usize = 4 << 10;
 
 /// The folder whose files a model's tensors may name, with the files mapped so far.
 pub struct ExternalFiles {
@@ -47,11 +48,14 @@ impl ExternalFiles {
         &self.file
     }
 
-    /// Gives back the memory of bytes that have been copied.
-    pub(crate) fn release(&self, bytes: &[u8]) {
-        if bytes.len() >= WORTH_RELEASING {
-            self.mapped.borrow().values().for_each(|m| m.0.release(bytes));
+    /// The tensor of these little-endian elements where they lie in a mapped file; `None` for what has to be copied.
+    pub(crate) fn mapped(&self, dtype: DType, shape: &[usize], bytes: &[u8]) -> Option<Tensor> {
+        if bytes.len() < MIN_MAPPED || dtype == DType::Bool || (cfg!(target_endian = "big") && dtype.size() > 1) {
+            return None;
         }
+        let mapped = self.mapped.borrow();
+        let (file, part) = mapped.values().find_map(|m| Some((&m.0, m.0.position(bytes)?)))?;
+        Tensor::mapped(dtype, shape, file, part).ok()
     }
 
     /// The bytes that `tensor` names, `need` of them. Nothing is allocated: the file is mapped.
@@ -95,6 +99,12 @@ impl ExternalFiles {
         let mapped = Mapped(Arc::new(map_file(path)?));
         self.mapped.borrow_mut().insert(path.to_path_buf(), mapped.clone());
         Ok(Bytes::from_owner(mapped))
+    }
+}
+
+impl Drop for ExternalFiles {
+    fn drop(&mut self) {
+        self.mapped.borrow().values().for_each(|m| m.0.release(0..m.0.len()));
     }
 }
 
@@ -148,6 +158,26 @@ mod tests {
                 .collect(),
             ..TensorProto::default()
         }
+    }
+
+    #[test]
+    fn large_tensors_stay_in_their_file() {
+        let path = std::env::temp_dir().join(format!("penjing-mapped-{}.bin", std::process::id()));
+        let content: Vec<u8> = (0..3 * MIN_MAPPED).map(|i| (i % 2) as u8).collect();
+        fs::write(&path, &content).unwrap();
+        let files = ExternalFiles::beside(&path);
+        let bytes = files.map(&path).unwrap();
+        let part = &bytes[3..3 + MIN_MAPPED];
+        let tensor = files.mapped(DType::I8, &[MIN_MAPPED], part).unwrap();
+        assert_eq!(tensor.bytes().as_ptr(), part.as_ptr());
+        let floats = files.mapped(DType::F32, &[MIN_MAPPED / 4], part).unwrap();
+        assert_eq!(floats, Tensor::from_bytes(DType::F32, &[MIN_MAPPED / 4], part).unwrap());
+        assert_eq!(files.mapped(DType::I8, &[MIN_MAPPED - 1], &part[1..]), None, "small ones are copied");
+        assert_eq!(files.mapped(DType::Bool, &[MIN_MAPPED], part), None, "truth values are checked");
+        assert_eq!(files.mapped(DType::I8, &[content.len()], &content), None, "bytes from elsewhere");
+        drop((bytes, files));
+        assert_eq!(tensor.bytes(), &content[3..3 + MIN_MAPPED]);
+        fs::remove_file(path).unwrap();
     }
 
     #[test]

@@ -5,7 +5,7 @@ use crate::{
     proto::{ElemType, TensorProto},
 };
 use bytes::Bytes;
-use penjing_tensor::{DType, Element, Tensor, bf16, element_count, f16};
+use penjing_tensor::{DType, Element, Tensor, TensorError, bf16, element_count, f16};
 use std::borrow::Cow;
 
 /// The tensor that `proto` holds or names in an external file.
@@ -36,9 +36,7 @@ pub fn tensor_from_proto(proto: &TensorProto, files: &ExternalFiles) -> Result<T
 
     if proto.data_location == 1 {
         let bytes = files.bytes(proto, need)?;
-        let tensor = from_little_endian(dtype, &shape, &bytes).map_err(|e| fail(e.to_string()))?;
-        files.release(&bytes);
-        return Ok(tensor);
+        return from_file(dtype, &shape, &bytes, files).map_err(|e| fail(e.to_string()));
     }
     if proto.data_location != 0 {
         return Err(fail(format!("has the unknown data location {}", proto.data_location)));
@@ -48,9 +46,7 @@ pub fn tensor_from_proto(proto: &TensorProto, files: &ExternalFiles) -> Result<T
             if raw.len() != need {
                 return Err(fail(format!("dims {shape:?} of {dtype} need {need} bytes, {} are present", raw.len())));
             }
-            let tensor = from_little_endian(dtype, &shape, raw).map_err(|e| fail(e.to_string()))?;
-            files.release(raw);
-            Ok(tensor)
+            from_file(dtype, &shape, raw, files).map_err(|e| fail(e.to_string()))
         }
         _ => {
             let have = typed_len(proto, dtype);
@@ -150,7 +146,12 @@ fn narrow<S: Copy + std::fmt::Display, T: Element + TryFrom<S>>(values: &[S], dt
     values.iter().map(|&v| T::try_from(v).map_err(|_| format!("{v} does not fit {dtype}"))).collect()
 }
 
-fn from_little_endian(dtype: DType, shape: &[usize], bytes: &[u8]) -> Result<Tensor, penjing_tensor::TensorError> {
+/// The tensor of these little-endian bytes: in the mapped file where they lie in one and can be read there.
+fn from_file(dtype: DType, shape: &[usize], bytes: &[u8], files: &ExternalFiles) -> Result<Tensor, TensorError> {
+    files.mapped(dtype, shape, bytes).map_or_else(|| from_little_endian(dtype, shape, bytes), Ok)
+}
+
+fn from_little_endian(dtype: DType, shape: &[usize], bytes: &[u8]) -> Result<Tensor, TensorError> {
     let mut tensor = Tensor::from_bytes(dtype, shape, &native_order(bytes, dtype.size()))?;
     if dtype == DType::Bool {
         // A byte other than 0 and 1 would break the invariant of `Bool` tensors.

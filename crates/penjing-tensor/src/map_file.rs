@@ -1,6 +1,15 @@
 //! Read-only memory-mapped files: the crate's only `unsafe`.
 
-use std::{fs::File, io, ops::Deref, path::Path};
+use std::{
+    fs::File,
+    io,
+    ops::{Deref, Range},
+    path::Path,
+    sync::Arc,
+};
+
+/// Bytes below which a call to the system costs more than the memory is worth.
+const WORTH_RELEASING: usize = 64 << 10;
 
 /// The bytes of a file, mapped read-only. An empty file gives an empty slice.
 pub struct MappedFile(Option<memmap2::Mmap>);
@@ -14,20 +23,61 @@ impl Deref for MappedFile {
 }
 
 impl MappedFile {
-    /// Gives back the memory of `bytes`, a part of this file that has been read and is not soon read again. They stay readable:
-    /// reading them once more reads the file. Bytes from elsewhere are left alone.
-    pub fn release(&self, bytes: &[u8]) {
+    /// Where in the file these bytes lie; `None` for bytes from elsewhere.
+    pub fn position(&self, bytes: &[u8]) -> Option<Range<usize>> {
+        let map = self.0.as_ref()?;
+        let start = (bytes.as_ptr() as usize).checked_sub(map.as_ptr() as usize)?;
+        let end = start.checked_add(bytes.len()).filter(|&end| end <= map.len())?;
+        Some(start..end)
+    }
+
+    /// Gives back the memory of a part of this file that has been read and is not soon read again. It stays readable: reading it
+    /// once more reads the file. Small parts are left alone.
+    pub fn release(&self, part: Range<usize>) {
         #[cfg(unix)]
         if let Some(map) = &self.0
-            && let Some(offset) = (bytes.as_ptr() as usize).checked_sub(map.as_ptr() as usize)
-            && offset + bytes.len() <= map.len()
+            && part.end <= map.len()
+            && part.len() >= WORTH_RELEASING
         {
             // SAFETY: pages of a read-only map of a file hold nothing but the file's content, which the next access brings back.
             #[allow(unsafe_code)]
-            let done = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, offset, bytes.len()) };
+            let done =
+                unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, part.start, part.len()) };
             // It is advice: a system that does not take it keeps the pages.
             let _ = done;
         }
+    }
+}
+
+/// A part of a mapped file. Its memory is given back with it.
+pub(crate) struct MappedPart {
+    file: Arc<MappedFile>,
+    part: Range<usize>,
+}
+
+impl MappedPart {
+    /// `None` when the file has no such part.
+    pub(crate) fn new(file: Arc<MappedFile>, part: Range<usize>) -> Option<MappedPart> {
+        file.get(part.clone())?;
+        Some(MappedPart { file, part })
+    }
+
+    pub(crate) fn release(&self) {
+        self.file.release(self.part.clone());
+    }
+}
+
+impl Deref for MappedPart {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.file[self.part.clone()]
+    }
+}
+
+impl Drop for MappedPart {
+    fn drop(&mut self) {
+        self.release();
     }
 }
 
@@ -64,9 +114,11 @@ mod tests {
         std::fs::write(&path, &content).unwrap();
         let map = map_file(&path).unwrap();
         assert_eq!(map[..], content);
-        map.release(&map[5..50_000]);
-        map.release(&map);
-        map.release(b"not of this file");
+        assert_eq!(map.position(&map[5..90_000]), Some(5..90_000));
+        assert_eq!(map.position(b"not of this file"), None);
+        map.release(5..90_000);
+        map.release(0..map.len());
+        map.release(1..usize::MAX);
         assert_eq!(map[..], content);
         std::fs::remove_file(path).unwrap();
     }

@@ -1,18 +1,22 @@
 //! A dense, row-major, immutable-by-sharing tensor.
 
-use crate::{DType, Element, element_count};
+use crate::{DType, Element, MappedFile, element_count, map_file::MappedPart};
 use bytemuck::{Pod, Zeroable};
 use half::{bf16, f16};
 use std::{
     fmt,
     hash::{Hash, Hasher},
-    sync::Arc,
+    ops::Range,
+    sync::{Arc, OnceLock},
 };
 
-/// Storage is counted in cache lines so that every tensor starts 64-byte aligned.
+/// Memory is counted in cache lines so that a tensor of its own starts 64-byte aligned.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C, align(64))]
 struct Line([u8; 64]);
+
+/// Bytes of either end that a hash reads.
+const HASHED_END: usize = 128;
 
 /// Why a tensor cannot be made or viewed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -36,14 +40,63 @@ pub enum TensorError {
 pub struct Tensor {
     dtype: DType,
     shape: Vec<usize>,
-    lines: Arc<Vec<Line>>,
+    storage: Storage,
+}
+
+/// Where a tensor's bytes are.
+#[derive(Clone)]
+enum Storage {
+    Owned(Arc<Vec<Line>>),
+    Mapped(Arc<Mapped>),
+}
+
+/// Bytes in a mapped file: memory only where they are touched.
+struct Mapped {
+    part: MappedPart,
+    /// The copy that is read instead where the file has them at an address that their type cannot have; made when first asked for.
+    aligned: OnceLock<Vec<Line>>,
+}
+
+impl Storage {
+    fn owned(lines: Vec<Line>) -> Storage {
+        Storage::Owned(Arc::new(lines))
+    }
+
+    /// `len` bytes, at any alignment.
+    fn raw(&self, len: usize) -> &[u8] {
+        match self {
+            Storage::Owned(lines) => &bytemuck::cast_slice(lines)[..len],
+            Storage::Mapped(mapped) => &mapped.part,
+        }
+    }
+
+    fn is(&self, other: &Storage) -> bool {
+        match (self, other) {
+            (Storage::Owned(a), Storage::Owned(b)) => Arc::ptr_eq(a, b),
+            (Storage::Mapped(a), Storage::Mapped(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        }
+    }
+}
+
+/// A copy of the bytes, the rest of the last line zero.
+fn lines_of(bytes: &[u8]) -> Vec<Line> {
+    let (whole, rest) = bytes.as_chunks::<64>();
+    let mut lines = Vec::with_capacity(bytes.len().div_ceil(64));
+    lines.extend(whole.iter().map(|line| Line(*line)));
+    if !rest.is_empty() {
+        let mut last = [0; 64];
+        last[..rest.len()].copy_from_slice(rest);
+        lines.push(Line(last));
+    }
+    lines
 }
 
 impl Tensor {
     /// A tensor of zeros (`false` for `Bool`).
     pub fn zeros(dtype: DType, shape: &[usize]) -> Result<Tensor, TensorError> {
         let len = byte_len(dtype, shape)?;
-        Ok(Tensor { dtype, shape: shape.to_vec(), lines: Arc::new(vec![Line([0; 64]); len.div_ceil(64)]) })
+        Ok(Tensor { dtype, shape: shape.to_vec(), storage: Storage::owned(vec![Line([0; 64]); len.div_ceil(64)]) })
     }
 
     /// A tensor from its elements in row-major order.
@@ -57,15 +110,27 @@ impl Tensor {
         if need != bytes.len() {
             return Err(TensorError::SizeMismatch { dtype, shape: shape.to_vec(), need, have: bytes.len() });
         }
-        let (whole, rest) = bytes.as_chunks::<64>();
-        let mut lines = Vec::with_capacity(bytes.len().div_ceil(64));
-        lines.extend(whole.iter().map(|line| Line(*line)));
-        if !rest.is_empty() {
-            let mut last = [0; 64];
-            last[..rest.len()].copy_from_slice(rest);
-            lines.push(Line(last));
+        Ok(Tensor { dtype, shape: shape.to_vec(), storage: Storage::owned(lines_of(bytes)) })
+    }
+
+    /// A tensor whose elements stay where they are, native-endian, in this part of a mapped file. Where the part does not lie as
+    /// the elements must, they are copied when they are first read.
+    ///
+    /// `Bool` tensors cannot be mapped, because a file may hold bytes other than 0 and 1: they are copied by the caller.
+    pub fn mapped(
+        dtype: DType,
+        shape: &[usize],
+        file: &Arc<MappedFile>,
+        part: Range<usize>,
+    ) -> Result<Tensor, TensorError> {
+        let need = byte_len(dtype, shape)?;
+        let mismatch = |have| TensorError::SizeMismatch { dtype, shape: shape.to_vec(), need, have };
+        if dtype == DType::Bool || need != part.len() {
+            return Err(mismatch(part.len()));
         }
-        Ok(Tensor { dtype, shape: shape.to_vec(), lines: Arc::new(lines) })
+        let part = MappedPart::new(Arc::clone(file), part).ok_or_else(|| mismatch(0))?;
+        let mapped = Mapped { part, aligned: OnceLock::new() };
+        Ok(Tensor { dtype, shape: shape.to_vec(), storage: Storage::Mapped(Arc::new(mapped)) })
     }
 
     /// A `Bool` tensor from its elements in row-major order.
@@ -114,15 +179,32 @@ impl Tensor {
         self.len() * self.dtype.size()
     }
 
-    /// The elements as native-endian bytes, 64-byte aligned.
+    /// The elements as native-endian bytes, aligned as the elements must be; 64-byte aligned where they are not in a mapped file.
     pub fn bytes(&self) -> &[u8] {
-        &bytemuck::cast_slice(&self.lines)[..self.size_bytes()]
+        let raw = self.storage.raw(self.size_bytes());
+        match &self.storage {
+            Storage::Mapped(mapped) if !(raw.as_ptr() as usize).is_multiple_of(self.dtype.size()) => {
+                let lines = mapped.aligned.get_or_init(|| {
+                    let lines = lines_of(raw);
+                    mapped.part.release();
+                    lines
+                });
+                &bytemuck::cast_slice(lines)[..raw.len()]
+            }
+            _ => raw,
+        }
     }
 
-    /// The bytes for writing; copies them first when another tensor shares them.
+    /// The bytes for writing; copies them first when another tensor shares them, or a file has them.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         let len = self.size_bytes();
-        &mut bytemuck::cast_slice_mut(Arc::make_mut(&mut self.lines).as_mut_slice())[..len]
+        if let Storage::Mapped(_) = &self.storage {
+            self.storage = Storage::owned(lines_of(self.storage.raw(len)));
+        }
+        match &mut self.storage {
+            Storage::Owned(lines) => &mut bytemuck::cast_slice_mut(Arc::make_mut(lines).as_mut_slice())[..len],
+            Storage::Mapped(_) => unreachable!("copied above"),
+        }
     }
 
     /// The elements as a slice. Errors when the dtype is another one (`u8` also reads `Bool`).
@@ -213,7 +295,7 @@ impl Tensor {
         if element_count(shape) != Some(self.len()) {
             return Err(TensorError::Reshape { from: self.shape.clone(), to: shape.to_vec() });
         }
-        Ok(Tensor { dtype: self.dtype, shape: shape.to_vec(), lines: Arc::clone(&self.lines) })
+        Ok(Tensor { dtype: self.dtype, shape: shape.to_vec(), storage: self.storage.clone() })
     }
 
     fn to_i128s(&self) -> Vec<i128> {
@@ -252,7 +334,8 @@ impl PartialEq for Tensor {
     fn eq(&self, other: &Tensor) -> bool {
         self.dtype == other.dtype
             && self.shape == other.shape
-            && (Arc::ptr_eq(&self.lines, &other.lines) || self.bytes() == other.bytes())
+            && (self.storage.is(&other.storage)
+                || self.storage.raw(self.size_bytes()) == other.storage.raw(other.size_bytes()))
     }
 }
 
@@ -262,7 +345,10 @@ impl Hash for Tensor {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.dtype.hash(state);
         self.shape.hash(state);
-        self.bytes().hash(state);
+        // The ends tell tensors apart well enough for a hash, and reading all of a large one costs.
+        let raw = self.storage.raw(self.size_bytes());
+        raw[..raw.len().min(HASHED_END)].hash(state);
+        raw[raw.len().saturating_sub(HASHED_END)..].hash(state);
     }
 }
 
@@ -286,6 +372,38 @@ mod tests {
         assert_eq!(t.as_slice::<f32>().unwrap(), [1.0, 2.0, 3.0, 4.0]);
         assert_eq!(t.as_slice::<i32>(), Err(TensorError::WrongDType { have: DType::F32, want: DType::I32 }));
         assert_eq!(t.bytes().as_ptr() as usize % 64, 0);
+    }
+
+    #[test]
+    fn mapped_elements_are_read_at_any_offset_and_never_written() {
+        let path = std::env::temp_dir().join(format!("penjing-tensor-{}", std::process::id()));
+        let elements: Vec<f32> = (0..50_000).map(|i| i as f32 * 0.5).collect();
+        let bytes: &[u8] = bytemuck::cast_slice(&elements);
+        for gap in 0..5 {
+            let content = [&vec![7; gap], bytes].concat();
+            std::fs::write(&path, &content).unwrap();
+            let file = Arc::new(crate::map_file(&path).unwrap());
+            let t = Tensor::mapped(DType::F32, &[500, 100], &file, gap..gap + bytes.len()).unwrap();
+            let own = Tensor::from_vec(&[500, 100], elements.clone()).unwrap();
+            assert_eq!((&t, t.as_slice::<f32>().unwrap()), (&own, &elements[..]));
+            let inside = file.position(t.bytes()).is_some();
+            assert_eq!(inside, gap % 4 == 0, "an aligned tensor is read in place, gap {gap}");
+            let mut changed = t.reshape(&[50_000]).unwrap();
+            changed.as_mut_slice::<f32>().unwrap()[1] = -1.0;
+            assert_eq!(changed.as_slice::<f32>().unwrap()[..3], [0.0, -1.0, 1.0]);
+            assert_eq!(t, own);
+            drop((t, changed));
+            assert_eq!(file[..], content);
+        }
+        let file = Arc::new(crate::map_file(&path).unwrap());
+        let end = file.len();
+        for (shape, part) in
+            [([2], 0..9), ([2], end - 4..end + 4), ([2], Range { start: 9, end: 1 }), ([usize::MAX], 0..8)]
+        {
+            assert!(Tensor::mapped(DType::F32, &shape, &file, part).is_err());
+        }
+        assert!(Tensor::mapped(DType::Bool, &[8], &file, 0..8).is_err());
+        std::fs::remove_file(path).unwrap();
     }
 
     #[test]

@@ -81,8 +81,8 @@ impl Tree<'_> {
                 let Some(p) = self.model.graph.producer(v) else { continue };
                 let same_shape = self.model.graph.fact(v).shape == self.model.graph.fact(self.shape_of).shape;
                 // A value read several times may join when all its readers are inside already.
-                let private = self.readers.roots[v.index()] == 0
-                    && self.readers.nodes[v.index()].iter().all(|r| self.inside.contains(r));
+                let private =
+                    self.readers.roots[v.index()] == 0 && self.readers.nodes(v).iter().all(|r| self.inside.contains(r));
                 let fits = self.inside.len() < MAX_INSTRUCTIONS && self.outside_operands(p) <= MAX_OPERANDS;
                 if same_shape && private && fits && fusible(self.model, p) && !self.inside.contains(&p) {
                     self.inside.push(p);

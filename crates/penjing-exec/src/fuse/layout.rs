@@ -139,7 +139,7 @@ impl Walk<'_> {
         }
         let rank = by.len();
         let feeds_images =
-            rank == 4 || self.readers.nodes[out.index()].iter().any(|&n| is_image_op(&self.model.graph.node(n).op));
+            rank == 4 || self.readers.nodes(out).iter().any(|&n| is_image_op(&self.model.graph.node(n).op));
         if rank < 3 || !feeds_images || Layout::ChannelsLast.to_first(rank) != by {
             return Ok(false);
         }

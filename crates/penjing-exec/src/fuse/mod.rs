@@ -42,7 +42,10 @@ pub fn fuse(model: &Model) -> Result<Model, IrError> {
 
 /// Who reads each value, graph outputs and carries included.
 struct Readers {
-    nodes: Vec<Vec<NodeId>>,
+    /// The readers of one value after those of another.
+    nodes: Vec<NodeId>,
+    /// Where those of each value begin, and where the last end.
+    starts: Vec<usize>,
     roots: Vec<usize>,
 }
 
@@ -50,14 +53,32 @@ impl Readers {
     fn of(model: &Model) -> Readers {
         let mut roots = vec![0; model.graph.values().len()];
         model.roots().iter().for_each(|v| roots[v.index()] += 1);
-        let nodes = model.graph.uses().into_iter().map(|u| u.into_iter().map(|(n, _)| n).collect()).collect();
-        Readers { nodes, roots }
+        let reads =
+            || model.graph.node_ids().flat_map(|n| model.graph.node(n).inputs.iter().map(move |v| (v.index(), n)));
+        let mut starts = vec![0; roots.len() + 1];
+        reads().for_each(|(v, _)| starts[v + 1] += 1);
+        (0..roots.len()).for_each(|v| starts[v + 1] += starts[v]);
+        let mut nodes = vec![NodeId(0); starts[roots.len()]];
+        let mut next = starts.clone();
+        for (v, reader) in reads() {
+            nodes[next[v]] = reader;
+            next[v] += 1;
+        }
+        Readers { nodes, starts, roots }
+    }
+
+    /// The nodes that read `v`, once for each operand; none for values that are newer than this.
+    fn nodes(&self, v: ValueId) -> &[NodeId] {
+        match (self.starts.get(v.index()), self.starts.get(v.index() + 1)) {
+            (Some(&start), Some(&end)) => &self.nodes[start..end],
+            _ => &[],
+        }
     }
 
     /// The node that reads `v`, when it is the only reader and reads it once.
     fn only(&self, v: ValueId) -> Option<NodeId> {
-        match (self.nodes.get(v.index())?.as_slice(), self.roots[v.index()]) {
-            ([one], 0) => Some(*one),
+        match (self.nodes(v), self.roots.get(v.index())) {
+            ([one], Some(0)) => Some(*one),
             _ => None,
         }
     }

@@ -27,25 +27,12 @@ fn merges(s: &ConvShape) -> bool {
 
 /// Packs `w`, `[O, C / groups, KH, KW]`, one product a group.
 pub(crate) fn pack(s: &ConvShape, w: &[f32]) -> Vec<PackedB> {
-    (0..s.groups)
-        .map(|group| {
-            pack_group(s, |o, c, tap| {
-                w[((group * s.group_out() + o) * s.group_in() + c) * s.kernel[0] * s.kernel[1] + tap]
-            })
-        })
-        .collect()
-}
-
-/// Packs one group's weights, given as `at(output channel, input channel, tap)`, both channels within the group.
-fn pack_group(s: &ConvShape, at: impl Fn(usize, usize, usize) -> f32) -> PackedB {
     let (runs, run_len) = runs(s);
-    let taps = s.kernel[0] * s.kernel[1];
+    let (columns, channels, taps) = (s.group_out(), s.group_in(), s.kernel[0] * s.kernel[1]);
     // Where each k lies: a division for every weight would be most of the work.
-    let places: Vec<(usize, usize)> = (0..taps).flat_map(|tap| (0..s.group_in()).map(move |c| (c, tap))).collect();
-    PackedB::new(s.group_out(), runs, run_len, |run, j, o| {
-        let (c, tap) = places[run * run_len + j];
-        at(o, c, tap)
-    })
+    let places: Vec<usize> = (0..taps).flat_map(|tap| (0..channels).map(move |c| c * taps + tap)).collect();
+    let column = |o: usize| o * channels * taps;
+    (0..s.groups).map(|g| PackedB::new(columns, [runs, run_len], w, &places, |o| column(g * columns + o))).collect()
 }
 
 /// The weights of one group, packed for an indirect product.

@@ -47,8 +47,14 @@ pub(crate) struct PackedB {
 pub(crate) type Fill<'a> = dyn Fn(Range<usize>, usize, &mut [f32]) + Sync + 'a;
 
 impl PackedB {
-    /// Packs `runs` runs of `run_len` elements by `n` columns; `at(run, j, column)` is an element of B.
-    pub(crate) fn new(n: usize, runs: usize, run_len: usize, at: impl Fn(usize, usize, usize) -> f32) -> PackedB {
+    /// Packs `runs` runs of `run_len` elements by `n` columns: element k of column j is `w[column(j) + places[k]]`.
+    pub(crate) fn new(
+        n: usize,
+        [runs, run_len]: [usize; 2],
+        w: &[f32],
+        places: &[usize],
+        column: impl Fn(usize) -> usize,
+    ) -> PackedB {
         let blocks = k_blocks(runs * run_len);
         let panels = n.div_ceil(NR);
         let mut data = Vec::with_capacity(runs * run_len * panels * NR);
@@ -58,12 +64,11 @@ impl PackedB {
                 data.resize(start + block.len() * NR, 0.0);
                 // Some steps of a column after those of another: columns lie far apart, steps often side by side.
                 for (chunk, out) in data[start..].chunks_mut(PACK_STEPS * NR).enumerate() {
-                    let first = block.start + chunk * PACK_STEPS;
-                    let steps: Vec<(usize, usize)> =
-                        (first..first + out.len() / NR).map(|step| (step / run_len, step % run_len)).collect();
-                    for column in panel * NR..n.min((panel + 1) * NR) {
-                        for (&(run, j), out) in steps.iter().zip(out.chunks_exact_mut(NR)) {
-                            out[column % NR] = at(run, j, column);
+                    let places = &places[block.start + chunk * PACK_STEPS..];
+                    for (lane, j) in (panel * NR..n.min((panel + 1) * NR)).enumerate() {
+                        let column = w.get(column(j)..).unwrap_or_default();
+                        for (out, &at) in out.as_chunks_mut::<NR>().0.iter_mut().zip(places) {
+                            out[lane] = column[at];
                         }
                     }
                 }

@@ -48,7 +48,15 @@ impl PackedQGemm {
         let places: Vec<usize> = (0..k).map(|p| if layout == WeightLayout::Rows { p * n } else { p }).collect();
         let column = |j: usize| if layout == WeightLayout::Rows { j } else { j * k };
         let product = PackedProduct::new(n, [1, k], w, &places, column);
-        let sums = (0..n).map(|j| places.iter().map(|&p| i32::from(w[column(j) + p])).sum()).collect();
+        let mut sums = vec![0i32; n];
+        match layout {
+            WeightLayout::Rows => w.chunks_exact(n.max(1)).for_each(|row| {
+                sums.iter_mut().zip(row).for_each(|(sum, &w)| *sum += i32::from(w));
+            }),
+            WeightLayout::Transposed => sums.iter_mut().zip(w.chunks_exact(k.max(1))).for_each(|(sum, column)| {
+                *sum = column.iter().map(|&w| i32::from(w)).sum();
+            }),
+        }
         Ok(PackedQGemm { k, n, x, product, sums })
     }
 

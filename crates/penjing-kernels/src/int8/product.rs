@@ -63,14 +63,22 @@ impl PackedProduct {
         steps.weights.reserve(runs * run_steps * n.div_ceil(NR));
         steps.programs.reserve((runs * run_steps + DEPTH) * n.div_ceil(NR));
         for columns in (0..n).step_by(NR).map(|first| first..n.min(first + NR)) {
-            let columns: Vec<&[i8]> = columns.map(|j| w.get(column(j)..).unwrap_or_default()).collect();
+            let starts: Vec<usize> = columns.map(&column).collect();
+            // Rows of adjacent columns are read as they lie.
+            let adjacent = starts.len() == NR && starts.windows(2).all(|pair| pair[0] + 1 == pair[1]);
+            let columns: Vec<&[i8]> = starts.into_iter().map(|j| w.get(j..).unwrap_or_default()).collect();
             for (place, (run, step)) in (0..runs).flat_map(|r| (0..run_steps).map(move |s| (r, s))).enumerate() {
                 let k = run * run_len + step * GROUP;
                 let mut weights = Step([0; STEP]);
                 let places = &places[k..k + GROUP.min(run_len - step * GROUP)];
-                for (column, to) in columns.iter().zip(weights.0.as_chunks_mut::<GROUP>().0) {
-                    for (to, &at) in to.iter_mut().zip(places) {
-                        *to = column[at];
+                let to = weights.0.as_chunks_mut::<GROUP>().0;
+                if adjacent {
+                    for (i, &at) in places.iter().enumerate() {
+                        to.iter_mut().zip(&columns[0][at..at + NR]).for_each(|(to, &w)| to[i] = w);
+                    }
+                } else {
+                    for (column, to) in columns.iter().zip(to) {
+                        to.iter_mut().zip(places).for_each(|(to, &at)| *to = column[at]);
                     }
                 }
                 grouping.push(weights, (place * GROUP) as u32);

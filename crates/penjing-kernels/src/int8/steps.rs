@@ -42,13 +42,20 @@ impl Load {
     /// Of both together, if they keep the bound.
     #[inline(always)]
     fn with(&self, other: &Load) -> Option<Load> {
-        let mut over = 0;
         let mut sum = [0; STEP];
-        for i in 0..STEP {
-            sum[i] = self.0[i].saturating_add(other.0[i]);
-            over |= sum[i].saturating_sub(LIMIT);
+        let parts = self.0.as_chunks::<16>().0.iter().zip(other.0.as_chunks::<16>().0);
+        // Most steps that do not fit show it in the first part.
+        for ((a, b), sum) in parts.zip(sum.as_chunks_mut::<16>().0) {
+            let mut over = 0;
+            for i in 0..16 {
+                sum[i] = a[i].saturating_add(b[i]);
+                over |= sum[i].saturating_sub(LIMIT);
+            }
+            if over != 0 {
+                return None;
+            }
         }
-        (over == 0).then_some(Load(sum))
+        Some(Load(sum))
     }
 }
 

@@ -15,8 +15,11 @@ pub fn raise(model: &mut Model, trace: &mut Trace) -> Result<usize, RewriteError
     // A formula that contains another one goes first.
     let mut raised = 0;
     for stage in stages() {
-        raised += rewrite("raise", model, &stage, trace)?;
-        clean(model, trace)?;
+        let found = rewrite("raise", model, &stage, trace)?;
+        if found > 0 {
+            clean(model, trace)?;
+        }
+        raised += found;
     }
     Ok(raised)
 }

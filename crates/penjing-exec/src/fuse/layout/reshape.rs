@@ -18,7 +18,7 @@ impl Walk<'_> {
             return Ok(true);
         }
         let flattens = to.len() == 2 && from.len() > 2 && to[0] == from[0];
-        let readers = &self.readers.nodes[out.index()];
+        let readers = self.readers.nodes(out);
         let products = readers.iter().all(|&n| self.constant_rows(self.model.graph.node(n), out).is_some());
         if !flattens
             || !products
