@@ -1,12 +1,13 @@
 //! Measures the int8 products and convolutions of the zoo's networks, and prints GOP/s and the fraction of a measured peak.
 //!
-//! `cargo run --release -p penjing-kernels --example int8_bench [threads] [part of a name]`. Every line is the best of many runs.
+//! `cargo run --release -p penjing-kernels --example int8_bench [threads] [part of a name] [part of a method]`. Every line is the best of many runs.
 
 #![allow(clippy::print_stdout)]
 
 use penjing_kernels::{
     Ctx, Isa, Pool,
     conv::ConvShape,
+    conv_last::Method,
     gemm::Clamp,
     int8::{
         ByteType, Bytes, Grid, Limits, PackedQConvLast, PackedQGemm, QEpilogue, QOut, QResidual, QTensor, WeightLayout,
@@ -32,14 +33,15 @@ struct Bench<'a> {
     cx: Ctx<'a>,
     peak: f64,
     filter: String,
+    method: String,
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let threads = std::env::args().nth(1).map_or(Ok(1), |s| s.parse())?;
-    let filter = std::env::args().nth(2).unwrap_or_default();
+    let [filter, method] = [2, 3].map(|i| std::env::args().nth(i).unwrap_or_default());
     let pool = Pool::new(threads);
     let cx = Ctx { isa: Isa::detect(), pool: &pool };
-    let bench = Bench { cx, peak: int8_peak(cx), filter };
+    let bench = Bench { cx, peak: int8_peak(cx), filter, method };
     println!("{} on {threads} thread(s), peak {:.1} GOP/s", cx.isa.name(), bench.peak);
     let square = |batch, c: [usize; 2], side: usize, k: usize, stride: usize, groups| ConvShape {
         batch,
@@ -105,15 +107,24 @@ impl Bench<'_> {
         }
         let [x, w, n] = [s.x_len(), s.w_len(), s.y_len()].map(Option::unwrap_or_default);
         let (x, w, r, mut y) = (bytes(x), weights(kind, w), bytes(n), vec![0u8; n]);
-        let packed = PackedQConvLast::new(s, &w, ByteType::U8)?;
+        let chosen = PackedQConvLast::new(s, &w, ByteType::U8)?.op();
         let scale = vec![0.001; s.out_channels];
         let ops = 2.0 * n as f64 * (s.group_in() * s.kernel[0] * s.kernel[1]) as f64;
         let tensor = |data| QTensor { data: Bytes::U8(data), scale: 0.1, zero: 128 };
         let grid = Grid { scale: 0.1, zero: 128, limits: Limits::U8 };
-        for (what, residual) in [("", None), (" + residual", Some(QResidual::Int(tensor(&r))))] {
-            let epilogue = QEpilogue { w_scale: &scale, bias: Some(&scale), residual, clamp: Clamp::RELU };
-            let seconds = best(|| qconv_last(self.cx, s, tensor(&x), &packed, &epilogue, QOut::U8(&mut y, grid)))?;
-            self.line(&format!("{name}{what}"), ops, seconds);
+        for method in [Method::Depthwise, Method::Direct, Method::Winograd4] {
+            let Ok(packed) = PackedQConvLast::new_with(s, &w, ByteType::U8, method) else {
+                continue;
+            };
+            if !packed.op().contains(&self.method) {
+                continue;
+            }
+            let pick = if packed.op() == chosen { "*" } else { "" };
+            for (what, residual) in [("", None), (" + residual", Some(QResidual::Int(tensor(&r))))] {
+                let epilogue = QEpilogue { w_scale: &scale, bias: Some(&scale), residual, clamp: Clamp::RELU };
+                let seconds = best(|| qconv_last(self.cx, s, tensor(&x), &packed, &epilogue, QOut::U8(&mut y, grid)))?;
+                self.line(&format!("{name}{what} {}{pick}", packed.op()), ops, seconds);
+            }
         }
         Ok(())
     }

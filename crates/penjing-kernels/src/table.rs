@@ -93,7 +93,10 @@ pub static KERNELS: &[KernelRow] = rows! {
         "qu8-f32-qc8w-conv_last.5x16" "qu8-qs8-qc8w-conv_last.5x16" "qu8-qu8-qc8w-conv_last.5x16"
         "qs8-f32-qc8w-conv_last_depthwise.4x32" "qs8-qs8-qc8w-conv_last_depthwise.4x32"
         "qs8-qu8-qc8w-conv_last_depthwise.4x32" "qu8-f32-qc8w-conv_last_depthwise.4x32"
-        "qu8-qs8-qc8w-conv_last_depthwise.4x32" "qu8-qu8-qc8w-conv_last_depthwise.4x32";
+        "qu8-qs8-qc8w-conv_last_depthwise.4x32" "qu8-qu8-qc8w-conv_last_depthwise.4x32"
+        "qs8-f32-qc8w-conv_last_winograd.4x4" "qs8-qs8-qc8w-conv_last_winograd.4x4"
+        "qs8-qu8-qc8w-conv_last_winograd.4x4" "qu8-f32-qc8w-conv_last_winograd.4x4"
+        "qu8-qs8-qc8w-conv_last_winograd.4x4" "qu8-qu8-qc8w-conv_last_winograd.4x4";
     Pool Exact => "f32-f32-max_pool" "s8-s8-max_pool" "u8-u8-max_pool"
         "f32-f32-max_pool_last" "s8-s8-max_pool_last" "u8-u8-max_pool_last";
     Pool Accumulating(1) => "f32-f32-max_pool_grad" "f32-f32-avg_pool" "f32-f32-avg_pool_last" "f32-f32-avg_pool_grad"

@@ -79,7 +79,9 @@ fn run(row: &KernelRow, cx: Ctx<'_>) -> Vec<Point> {
         _ if from.starts_with('x') => movement(cx, from, op),
         "gemm" if from == "f32" => dense(cx, false),
         "gemm_batched" => dense(cx, true),
-        "gemm" | "conv_last" | "conv_last_depthwise" if from != "f32" => integer(cx, from, to, op),
+        "gemm" | "conv_last" | "conv_last_depthwise" | "conv_last_winograd" if from != "f32" => {
+            integer(cx, from, to, op)
+        }
         "conv_last" | "conv_last_depthwise" | "conv_last_winograd" => convolution_last(cx, row.spec),
         "conv" | "conv_input_grad" | "conv_weight_grad" => convolution(cx, op),
         "conv_last_input_grad" | "conv_last_weight_grad" => convolution_last_grad(cx, op),
@@ -182,14 +184,18 @@ const CONV: ConvShape = ConvShape {
 /// As [`CONV`], channel by channel.
 const DEPTHWISE: ConvShape = ConvShape { groups: 37, in_channels: 37, out_channels: 37, ..CONV };
 
-/// Calls `f(y, x, w)` with the indices of every product of a convolution with [`CONV`]'s window; `x` is `None` in the padding.
+/// As [`CONV`], moving by one.
+const UNIT: ConvShape = ConvShape { in_channels: 9, out_channels: 17, stride: [1, 1], output: [6, 5], ..CONV };
+
+/// Calls `f(y, x, w)` with the indices of every product of a convolution by 3 × 3 with [`CONV`]'s padding; `x` is `None` in the padding.
 fn each_product(s: &ConvShape, mut f: impl FnMut(usize, Option<usize>, usize)) {
     let ([h, w], [oh, ow]) = (s.input, s.output);
     for i in 0..s.batch * s.out_channels * oh * ow {
         let (n, o, r, c) = (i / (s.out_channels * oh * ow), i / (oh * ow) % s.out_channels, i / ow % oh, i % ow);
         for t in 0..s.group_in() * 9 {
             let channel = o / s.group_out() * s.group_in() + t / 9;
-            let (y, x) = ((r + t / 3 % 3).wrapping_sub(1), (c * 2 + t % 3).wrapping_sub(1));
+            let at = |i: usize, axis: usize, tap: usize| (i * s.stride[axis] + tap).wrapping_sub(1);
+            let (y, x) = (at(r, 0, t / 3 % 3), at(c, 1, t % 3));
             let inside = y < h && x < w;
             f(i, inside.then(|| ((n * s.in_channels + channel) * h + y) * w + x), o * s.group_in() * 9 + t);
         }
@@ -230,8 +236,7 @@ fn convolution(cx: Ctx<'_>, op: &str) -> Vec<Point> {
 /// With channels last, on a shape that the row's method takes.
 fn convolution_last(cx: Ctx<'_>, spec: &str) -> Vec<Point> {
     let depthwise = ConvShape { groups: 13, in_channels: 13, out_channels: 13, ..CONV };
-    let unit = ConvShape { in_channels: 9, out_channels: 17, stride: [1, 1], output: [6, 5], ..CONV };
-    let shapes = [CONV, depthwise, unit];
+    let shapes = [CONV, depthwise, UNIT];
     let takes = |s: &ConvShape| Method::candidates(s).find(|m| m.spec() == spec);
     let (s, method) = shapes.iter().find_map(|s| Some((s, takes(s)?))).unwrap();
     let [nx, nw, ny] = [s.x_len(), s.w_len(), s.y_len()].map(Option::unwrap);
@@ -299,7 +304,11 @@ fn convolution_last_grad(cx: Ctx<'_>, op: &str) -> Vec<Point> {
 
 /// Full-range int8 products against i32 sums and the definition of the rescaling.
 fn integer(cx: Ctx<'_>, from: &str, to: &str, op: &str) -> Vec<Point> {
-    let s = if op == "conv_last_depthwise" { DEPTHWISE } else { CONV };
+    let (s, method) = match op {
+        "conv_last_depthwise" => (DEPTHWISE, Method::Depthwise),
+        "conv_last_winograd" => (UNIT, Method::Winograd4),
+        _ => (CONV, Method::Direct),
+    };
     let (m, n, k) = (9, 21, 67);
     let is_conv = op != "gemm";
     // Where element i of [N, C, H, W] stands.
@@ -339,8 +348,10 @@ fn integer(cx: Ctx<'_>, from: &str, to: &str, op: &str) -> Vec<Point> {
     let x_type = if signed { ByteType::I8 } else { ByteType::U8 };
     let call = |y: QOut<'_>| {
         match op {
-            "conv_last" | "conv_last_depthwise" => {
-                qconv_last(cx, &s, tensor, &PackedQConvLast::new(&s, &w, x_type).unwrap(), &epilogue, y)
+            _ if is_conv => {
+                let packed = PackedQConvLast::new_with(&s, &w, x_type, method).unwrap();
+                assert_eq!(packed.op(), op);
+                qconv_last(cx, &s, tensor, &packed, &epilogue, y)
             }
             _ => {
                 let packed = PackedQGemm::new(k, n, &w, WeightLayout::Rows, x_type).unwrap();

@@ -10,6 +10,7 @@ mod depthwise;
 pub(crate) mod direct;
 mod input_grad;
 mod output;
+pub(crate) mod tiles;
 mod weight_grad;
 pub(crate) mod window;
 mod winograd;

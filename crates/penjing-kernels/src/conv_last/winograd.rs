@@ -9,7 +9,7 @@
 //! tile, and a tile that holds an infinity or a NaN gives NaN throughout. The row's
 //! [`Exactness`](crate::table::Exactness) states the bound.
 
-use super::{ConvEpilogue, output::Output};
+use super::{ConvEpilogue, output::Output, tiles::Tiles};
 use crate::{
     Ctx, Isa,
     activation::Activation,
@@ -161,13 +161,11 @@ fn weighted([p, q, r]: &[f64; 3], [x, y, z]: [&[f64; NR]; 3]) -> [f64; NR] {
 }
 
 /// The tiles of a convolution and the operands of its transforms.
-pub(super) struct Tiles<'a> {
-    s: &'a ConvShape,
+pub(super) struct Operands<'a> {
+    tiles: Tiles<'a>,
     x: &'a [f32],
     /// As many zeros as x has channels.
     zeros: &'a [f32],
-    /// Tiles of an image: rows, columns.
-    grid: [usize; 2],
     /// Elements from tile to tile of the transformed inputs and of the products.
     pitch: [usize; 2],
     output: Output<'a>,
@@ -192,15 +190,14 @@ pub(crate) fn run<F: Form<T, M> + Transform, const T: usize, const M: usize>(
     y: &Disjoint<'_, f32>,
 ) {
     let zeros = vec![0.0; s.in_channels.max(s.out_channels)];
-    let t = Tiles {
-        s,
+    let t = Operands {
+        tiles: Tiles::new(s, M),
         x,
         zeros: &zeros,
-        grid: s.output.map(|o| o.div_ceil(M)),
         pitch: [s.in_channels.next_multiple_of(LANES), s.out_channels.next_multiple_of(NR)],
         output: Output::new(s, e, &zeros, y),
     };
-    let count = s.batch * t.grid[0] * t.grid[1];
+    let count = t.tiles.count();
     let fit = BLOCK_BYTES / (T * T * (t.pitch[0] + t.pitch[1]) * size_of::<f32>());
     let blocks = count.div_ceil(fit.clamp(BLOCK_TILES[0], BLOCK_TILES[1]));
     let block = |b: usize| run_block::<F, T, M>(cx, &t, w, count * b / blocks..count * (b + 1) / blocks);
@@ -209,7 +206,7 @@ pub(crate) fn run<F: Form<T, M> + Transform, const T: usize, const M: usize>(
 
 fn run_block<F: Form<T, M> + Transform, const T: usize, const M: usize>(
     cx: Ctx<'_>,
-    t: &Tiles<'_>,
+    t: &Operands<'_>,
     w: &[PackedB],
     block: Range<usize>,
 ) {
@@ -247,10 +244,9 @@ fn run_block<F: Form<T, M> + Transform, const T: usize, const M: usize>(
             each_part(&|part| unsafe {
                 F::transform_outputs(cx.isa, t, part);
                 for tile in part.tiles.clone() {
-                    let ([oh, ow], [image, row, col]) = (t.s.output, t.place(tile, M));
-                    for i in row..oh.min(row + M) {
-                        let first = (image * oh + i) * ow;
-                        t.output.finish(cx.isa, first + col..first + ow.min(col + M));
+                    let (pixel, [rows, cols]) = t.tiles.pixels(t.tiles.place(tile));
+                    for first in (0..rows).map(|row| pixel + row * t.tiles.s.output[1]) {
+                        t.output.finish(cx.isa, first..first + cols);
                     }
                 }
             });
@@ -262,22 +258,22 @@ fn run_block<F: Form<T, M> + Transform, const T: usize, const M: usize>(
 pub(super) trait Transform {
     /// # Safety
     /// No other task touches the part's tiles in `v`, which has T² matrices.
-    unsafe fn transform_inputs(isa: Isa, t: &Tiles<'_>, part: &Part<'_>);
+    unsafe fn transform_inputs(isa: Isa, t: &Operands<'_>, part: &Part<'_>);
 
     /// # Safety
     /// No other task writes the outputs of the part's tiles, or `m`, which has T² matrices.
-    unsafe fn transform_outputs(isa: Isa, t: &Tiles<'_>, part: &Part<'_>);
+    unsafe fn transform_outputs(isa: Isa, t: &Operands<'_>, part: &Part<'_>);
 }
 
 macro_rules! transform {
     ($form:ident, $t:literal, $m:literal, $inputs:ident, $inputs_body:ident, $outputs:ident, $outputs_body:ident) => {
         impl Transform for $form {
-            unsafe fn transform_inputs(isa: Isa, t: &Tiles<'_>, part: &Part<'_>) {
+            unsafe fn transform_inputs(isa: Isa, t: &Operands<'_>, part: &Part<'_>) {
                 // SAFETY: the trait's contract.
                 unsafe { $inputs(isa, t, part) }
             }
 
-            unsafe fn transform_outputs(isa: Isa, t: &Tiles<'_>, part: &Part<'_>) {
+            unsafe fn transform_outputs(isa: Isa, t: &Operands<'_>, part: &Part<'_>) {
                 // SAFETY: the trait's contract.
                 unsafe { $outputs(isa, t, part) }
             }
@@ -286,11 +282,11 @@ macro_rules! transform {
         per_lanes! {
             /// # Safety
             /// That of [`Transform::transform_inputs`].
-            unsafe fn $inputs(t: &Tiles<'_>, part: &Part<'_>) = $inputs_body
+            unsafe fn $inputs(t: &Operands<'_>, part: &Part<'_>) = $inputs_body
         }
 
         #[inline(always)]
-        unsafe fn $inputs_body<V: Lanes>(t: &Tiles<'_>, part: &Part<'_>) {
+        unsafe fn $inputs_body<V: Lanes>(t: &Operands<'_>, part: &Part<'_>) {
             // SAFETY: the caller's contract.
             unsafe { inputs::<V, $form, $t, $m>(t, part) }
         }
@@ -298,11 +294,11 @@ macro_rules! transform {
         per_lanes! {
             /// # Safety
             /// That of [`Transform::transform_outputs`].
-            unsafe fn $outputs(t: &Tiles<'_>, part: &Part<'_>) = $outputs_body
+            unsafe fn $outputs(t: &Operands<'_>, part: &Part<'_>) = $outputs_body
         }
 
         #[inline(always)]
-        unsafe fn $outputs_body<V: Lanes>(t: &Tiles<'_>, part: &Part<'_>) {
+        unsafe fn $outputs_body<V: Lanes>(t: &Operands<'_>, part: &Part<'_>) {
             // SAFETY: the caller's contract.
             unsafe { outputs::<V, $form, $t, $m>(t, part) }
         }
@@ -312,41 +308,16 @@ macro_rules! transform {
 transform!(Two, 4, 2, inputs_two, inputs_two_body, outputs_two, outputs_two_body);
 transform!(Four, 6, 4, inputs_four, inputs_four_body, outputs_four, outputs_four_body);
 
-impl Tiles<'_> {
-    /// Image, first output row and first output column of a tile.
-    fn place(&self, tile: usize, m: usize) -> [usize; 3] {
-        let [rows, cols] = self.grid;
-        [tile / (rows * cols), tile / cols % rows * m, tile % cols * m]
-    }
-
-    /// Channel 0 of every input of a tile; zeros stand for what lies outside the image.
-    #[inline(always)]
-    fn sources<const T: usize>(&self, [image, row, col]: [usize; 3]) -> [[*const f32; T]; T] {
-        let ([h, w], [ph, pw], c) = (self.s.input, self.s.pad, self.s.in_channels);
-        let mut sources = [[self.zeros.as_ptr(); T]; T];
-        for i in 0..T {
-            let y = (row + i).wrapping_sub(ph);
-            for j in 0..T {
-                let x = (col + j).wrapping_sub(pw);
-                if y < h && x < w {
-                    sources[i][j] = self.x[((image * h + y) * w + x) * c..].as_ptr();
-                }
-            }
-        }
-        sources
-    }
-}
-
 /// `v[k][tile][channel] = (Bᵀ d B)[k]`.
 ///
 /// # Safety
 /// That of [`Transform::transform_inputs`]; the host has the lanes' instructions.
 #[inline(always)]
-unsafe fn inputs<V: Lanes, F: Form<T, M>, const T: usize, const M: usize>(t: &Tiles<'_>, part: &Part<'_>) {
-    let (c, pitch) = (t.s.in_channels, t.pitch[0]);
+unsafe fn inputs<V: Lanes, F: Form<T, M>, const T: usize, const M: usize>(t: &Operands<'_>, part: &Part<'_>) {
+    let (c, pitch) = (t.tiles.s.in_channels, t.pitch[0]);
     let matrix = part.block.len() * pitch;
     for tile in part.tiles.clone() {
-        let sources = t.sources::<T>(t.place(tile, M));
+        let sources = t.tiles.sources::<_, T>(t.x, t.zeros, t.tiles.place(tile));
         let to = part.v.as_ptr().wrapping_add((tile - part.block.start) * pitch);
         for channel in (0..c).step_by(LANES) {
             let lanes = LANES.min(c - channel);
@@ -381,14 +352,12 @@ unsafe fn inputs<V: Lanes, F: Form<T, M>, const T: usize, const M: usize>(t: &Ti
 /// # Safety
 /// That of [`Transform::transform_outputs`]; the host has the lanes' instructions.
 #[inline(always)]
-unsafe fn outputs<V: Lanes, F: Form<T, M>, const T: usize, const M: usize>(t: &Tiles<'_>, part: &Part<'_>) {
-    let ([oh, ow], o, pitch) = (t.s.output, t.s.out_channels, t.pitch[1]);
+unsafe fn outputs<V: Lanes, F: Form<T, M>, const T: usize, const M: usize>(t: &Operands<'_>, part: &Part<'_>) {
+    let (ow, o, pitch) = (t.tiles.s.output[1], t.tiles.s.out_channels, t.pitch[1]);
     let matrix = part.block.len() * pitch;
     for tile in part.tiles.clone() {
-        let [image, row, col] = t.place(tile, M);
+        let (pixel, [rows, cols]) = t.tiles.pixels(t.tiles.place(tile));
         let from = part.m.as_ptr().wrapping_add((tile - part.block.start) * pitch);
-        let (rows, cols) = (M.min(oh - row), M.min(ow - col));
-        let pixel = (image * oh + row) * ow + col;
         for channel in (0..o).step_by(LANES) {
             let lanes = LANES.min(o - channel);
             // SAFETY: eight sums from `channel` on lie in `m`, whose tiles are padded; the pixels are the tile's own.

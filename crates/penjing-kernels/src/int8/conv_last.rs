@@ -8,11 +8,15 @@ use super::{
     epilogue::{Columns, Out, QFinish},
     gemm::check_depth,
     product::{PackedProduct, multiply, shifted_zero},
+    winograd::{self, PackedWinograd},
 };
 use crate::{
     Ctx, KernelError,
     conv::ConvShape,
-    conv_last::direct::{run, runs},
+    conv_last::{
+        Method,
+        direct::{run, runs},
+    },
     error::check_len,
 };
 
@@ -31,27 +35,35 @@ enum Weights {
     /// One product a group.
     Products(Vec<PackedProduct>),
     Depthwise(PackedDepthwise),
+    Winograd(PackedWinograd),
 }
 
 impl PackedQConvLast {
     /// Packs `w`, `[out_channels, in_channels / groups, KH, KW]`, any values of i8, for activations of type `x`. Batch, input and
-    /// output extents of `shape` do not matter.
+    /// output extents of `shape` do not matter to the result, only to the choice of the method.
     pub fn new(shape: &ConvShape, w: &[i8], x: ByteType) -> Result<PackedQConvLast, KernelError> {
+        let chosen = Method::plain(shape);
+        let faster = (chosen == Method::Direct && PackedWinograd::gains(shape)).then_some(Method::Winograd4);
+        match faster.map(|method| PackedQConvLast::new_with(shape, w, x, method)) {
+            Some(Ok(packed)) => Ok(packed),
+            _ => PackedQConvLast::new_with(shape, w, x, chosen),
+        }
+    }
+
+    /// Packs for `method`, which all give the same bits; `Geometry` where shape or weights do not allow it. `Winograd2` has no kernel.
+    pub fn new_with(shape: &ConvShape, w: &[i8], x: ByteType, method: Method) -> Result<PackedQConvLast, KernelError> {
         shape.check(NAME)?;
         check_len(NAME, "w", shape.w_len(), w.len())?;
         check_depth(NAME, shape.depth())?;
-        let (runs, run_len) = runs(shape);
-        let (channels, taps) = (shape.group_in(), shape.kernel[0] * shape.kernel[1]);
-        let weights = if PackedDepthwise::fits(shape) {
-            Weights::Depthwise(PackedDepthwise::new(shape, w))
-        } else {
-            let places: Vec<usize> = (0..taps).flat_map(|tap| (0..channels).map(move |c| c * taps + tap)).collect();
-            let (columns, depth) = (shape.group_out(), shape.depth());
-            let product = |group: usize| {
-                PackedProduct::new(columns, [runs, run_len], w, &places, |o| (group * columns + o) * depth)
-            };
-            Weights::Products((0..shape.groups).map(product).collect())
+        let weights = match method {
+            Method::Direct => Some(Weights::Products(products(shape, w))),
+            Method::Depthwise => {
+                PackedDepthwise::fits(shape).then(|| Weights::Depthwise(PackedDepthwise::new(shape, w)))
+            }
+            Method::Winograd4 => PackedWinograd::new(shape, w).map(Weights::Winograd),
+            Method::Winograd2 => None,
         };
+        let weights = weights.ok_or(KernelError::Geometry { kernel: NAME, why: "the method does not fit" })?;
         let depth = shape.depth();
         let sums = (0..shape.out_channels).map(|o| w[o * depth..(o + 1) * depth].iter().map(|&w| i32::from(w)).sum());
         Ok(PackedQConvLast { shape: *shape, x, weights, sums: sums.collect() })
@@ -62,6 +74,7 @@ impl PackedQConvLast {
         match &self.weights {
             Weights::Products(_) => "conv_last",
             Weights::Depthwise(_) => "conv_last_depthwise",
+            Weights::Winograd(_) => "conv_last_winograd",
         }
     }
 
@@ -70,18 +83,30 @@ impl PackedQConvLast {
         let weights = match &self.weights {
             Weights::Products(products) => products.iter().map(PackedProduct::bytes).sum(),
             Weights::Depthwise(packed) => packed.bytes(),
+            Weights::Winograd(packed) => packed.bytes(),
         };
         weights + size_of_val(&self.sums[..])
     }
 
     fn fits(&self, s: &ConvShape) -> bool {
-        let key = |s: &ConvShape| (s.out_channels, s.in_channels, s.groups, s.kernel, s.dilation);
+        let key = |s: &ConvShape| (s.out_channels, s.in_channels, s.groups, s.kernel, s.stride, s.dilation);
         key(&self.shape) == key(s)
     }
 }
 
+/// One product a group.
+fn products(s: &ConvShape, w: &[i8]) -> Vec<PackedProduct> {
+    let (channels, taps) = (s.group_in(), s.kernel[0] * s.kernel[1]);
+    let places: Vec<usize> = (0..taps).flat_map(|tap| (0..channels).map(move |c| c * taps + tap)).collect();
+    let (columns, depth) = (s.group_out(), s.depth());
+    let (runs, run_len) = runs(s);
+    let product =
+        |group: usize| PackedProduct::new(columns, [runs, run_len], w, &places, |o| (group * columns + o) * depth);
+    (0..s.groups).map(product).collect()
+}
+
 /// y `[N, OH, OW, O]` of x `[N, H, W, C]`; padding is x's zero point. `shape` is the one that `w` was packed for, but for batch,
-/// input, stride, padding and output.
+/// input, padding and output.
 pub fn qconv_last(
     cx: Ctx<'_>,
     shape: &ConvShape,
@@ -99,9 +124,13 @@ pub fn qconv_last(
     x.check(NAME, w.x)?;
     y.check(NAME)?;
     epilogue.check(NAME, y.len())?;
-    let columns = Columns::new(NAME, x, &w.sums, shifted_zero(w.x, x.zero), epilogue)?;
+    let zero = match &w.weights {
+        Weights::Products(_) | Weights::Depthwise(_) => shifted_zero(w.x, x.zero),
+        Weights::Winograd(_) => x.zero,
+    };
+    let columns = Columns::new(NAME, x, &w.sums, zero, epilogue)?;
     let columns = match &w.weights {
-        Weights::Products(_) => columns,
+        Weights::Products(_) | Weights::Winograd(_) => columns,
         Weights::Depthwise(packed) => columns.shifted(packed.shift()),
     };
     if y.len() > 0 {
@@ -142,6 +171,7 @@ impl Convolution<'_> {
                 ByteType::I8 => depthwise::run::<true>(cx, s, x, fill, packed, &finish(0, 0)),
                 ByteType::U8 => depthwise::run::<false>(cx, s, x, fill, packed, &finish(0, 0)),
             },
+            Weights::Winograd(packed) => winograd::run(cx, s, (x, self.w.x), fill, packed, &finish(0, 0)),
         }
     }
 }

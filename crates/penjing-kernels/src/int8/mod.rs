@@ -15,6 +15,7 @@ mod steps;
 #[cfg(target_arch = "x86_64")]
 mod store;
 mod tile;
+mod winograd;
 
 pub use conv_last::{PackedQConvLast, qconv_last};
 pub(crate) use dynamic::dynamic_quantize_row;

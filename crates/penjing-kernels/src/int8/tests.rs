@@ -3,6 +3,8 @@
 use super::*;
 use crate::{
     Ctx, Isa,
+    conv::ConvShape,
+    conv_last::Method,
     testing::{contexts, conv_shape as shape},
 };
 use penjing_tensor::Rng;
@@ -192,21 +194,116 @@ fn qconv_last_is_exact() {
         let n = s.y_len().unwrap();
         let (reals, ints) = (floats("residual", n, -3.0, 3.0), bytes("residual", n));
         let unsigned: Vec<u8> = ints.iter().map(|&v| v as u8).collect();
-        let packed = byte_types().map(|t| PackedQConvLast::new(&s, &w, t).unwrap());
-        check(
-            &format!("{s:?}, {kind}"),
-            &x,
-            s.out_channels,
-            n,
-            &residuals(&reals, &ints, &unsigned),
-            |cx, x, e, y| qconv_last(cx, &s, x, &packed[usize::from(x.data.byte_type() == ByteType::U8)], e, y),
-            |x| {
-                let mut sums: Vec<(i64, usize)> = (0..n).map(|i| (0, i % s.out_channels)).collect();
-                crate::conv_last::tests::each_product(&s, |yi, xi, wi| sums[yi].0 += x[xi] * i64::from(w[wi]));
-                sums
-            },
-        );
+        for method in [Method::Direct, Method::Depthwise, Method::Winograd4] {
+            let Ok(packed) = pack(&s, &w, method) else {
+                continue;
+            };
+            check(
+                &format!("{s:?}, {kind}, {method:?}"),
+                &x,
+                s.out_channels,
+                n,
+                &residuals(&reals, &ints, &unsigned),
+                |cx, x, e, y| qconv_last(cx, &s, x, &packed[usize::from(x.data.byte_type() == ByteType::U8)], e, y),
+                |x| convolution(&s, x, &w),
+            );
+        }
     }
+}
+
+/// Weights for i8 and for u8 activations.
+fn pack(s: &ConvShape, w: &[i8], method: Method) -> Result<[PackedQConvLast; 2], KernelError> {
+    let [signed, unsigned] = byte_types().map(|t| PackedQConvLast::new_with(s, w, t, method));
+    Ok([signed?, unsigned?])
+}
+
+/// The sums of a convolution of centred activations, and their channels.
+fn convolution(s: &ConvShape, x: &[i64], w: &[i8]) -> Vec<(i64, usize)> {
+    let mut sums: Vec<(i64, usize)> = (0..s.y_len().unwrap()).map(|i| (0, i % s.out_channels)).collect();
+    crate::conv_last::tests::each_product(s, |yi, xi, wi| sums[yi].0 += x[xi] * i64::from(w[wi]));
+    sums
+}
+
+#[test]
+fn winograds_method_is_exact_at_every_edge_of_a_tile() {
+    for extent in [1, 2, 3, 5, 7] {
+        for channels in [[8, 16], [16, 33], [33, 17], [17, 8]] {
+            let s = shape(2, 1, channels, [extent, 8 - extent], [3, 3], [1, 1], [1, 1], [1, 0, 1, 2]);
+            let (x, w) = (bytes("x", s.x_len().unwrap()), bytes("w", s.w_len().unwrap()));
+            let (n, packed) = (s.y_len().unwrap(), pack(&s, &w, Method::Winograd4).unwrap());
+            check(
+                &format!("{s:?}"),
+                &x,
+                s.out_channels,
+                n,
+                &[None],
+                |cx, x, e, y| qconv_last(cx, &s, x, &packed[usize::from(x.data.byte_type() == ByteType::U8)], e, y),
+                |x| convolution(&s, x, &w),
+            );
+        }
+    }
+}
+
+/// The largest weights that are taken, all of one sign or by turns, with inputs that make the largest sums and those that make the
+/// largest transformed inputs.
+#[test]
+fn winograds_method_is_exact_at_the_bounds() {
+    let s = shape(1, 1, [113, 2], [9, 9], [3, 3], [1, 1], [1, 1], [0, 0, 0, 0]);
+    let inner = |i: usize| i % 4 == 1 || i % 4 == 2;
+    type Input = fn(usize, usize) -> bool;
+    let inputs: [Input; 5] =
+        [|_, _| true, |_, _| false, |i, j| (i + j) % 2 == 0, |i, _| i % 4 == 0, |i, j| (i % 4 == 0) == (j % 4 == 0)];
+    let nested = |i: usize, j: usize| inner(i) == inner(j);
+    let pixels = |high: &dyn Fn(usize, usize) -> bool| -> Vec<i8> {
+        (0..s.x_len().unwrap()).map(|i| if high(i / 113 / 9, i / 113 % 9) { 127 } else { -128 }).collect()
+    };
+    let all: Vec<Vec<i8>> = inputs.iter().map(|f| pixels(f)).chain([pixels(&nested)]).collect();
+    let kinds: [fn(usize) -> i8; 4] = [
+        |_| -128,
+        |_| 127,
+        |i| if i % 9 % 2 == 0 { 127 } else { -128 },
+        |i| {
+            if i % 9 == 4 { 127 } else { -128 }
+        },
+    ];
+    for (i, x) in all.iter().enumerate() {
+        for (kind, value) in kinds.iter().enumerate() {
+            let w: Vec<i8> = (0..s.w_len().unwrap()).map(value).collect();
+            let packed = pack(&s, &w, Method::Winograd4).unwrap();
+            check(
+                &format!("input {i}, weights {kind}"),
+                x,
+                2,
+                s.y_len().unwrap(),
+                &[None],
+                |cx, x, e, y| qconv_last(cx, &s, x, &packed[usize::from(x.data.byte_type() == ByteType::U8)], e, y),
+                |x| convolution(&s, x, &w),
+            );
+        }
+    }
+}
+
+#[test]
+fn winograds_method_is_taken_where_it_gains_and_refused_where_it_is_not_exact() {
+    let unit = |batch, channels, side| shape(batch, 1, channels, [side; 2], [3, 3], [1, 1], [1, 1], [1, 1, 1, 1]);
+    let op = |s: &ConvShape, weight: i8| {
+        PackedQConvLast::new(s, &vec![weight; s.w_len().unwrap()], ByteType::U8).unwrap().op()
+    };
+    let (small, large) = (unit(1, [16, 16], 32), unit(1, [128, 16], 28));
+    assert_eq!((op(&small, 127), op(&large, 100)), ("conv_last_winograd", "conv_last_winograd"));
+    // Sums of 128·9 weights of 127 are too large; those of 113·9 of −128 are not.
+    assert_eq!(op(&large, 127), "conv_last");
+    let refused = |s: ConvShape| pack(&s, &vec![1; s.w_len().unwrap()], Method::Winograd4).is_err();
+    assert!(pack(&unit(1, [113, 1], 4), &[-128; 113 * 9], Method::Winograd4).is_ok());
+    assert!(pack(&unit(1, [114, 1], 4), &[-128; 114 * 9], Method::Winograd4).is_err());
+    assert!(refused(ConvShape { stride: [2, 2], ..small }) && refused(ConvShape { groups: 2, ..small }));
+    assert!(refused(ConvShape { dilation: [2, 2], ..small }) && refused(ConvShape { kernel: [3, 1], ..small }));
+    // Few channels, few tiles for the weights, much of the tiles outside.
+    assert_eq!(
+        [unit(9, [16, 8], 8), unit(1, [256, 256], 4), unit(9, [16, 16], 5)].map(|s| op(&s, 1)),
+        ["conv_last"; 3]
+    );
+    assert!(pack(&small, &[0; 16 * 16 * 9], Method::Winograd2).is_err());
 }
 
 #[test]
