@@ -1,12 +1,15 @@
 //! A pool of threads owned by one session.
 //!
 //! Work is a number of tasks fixed by the problem; which thread runs a task never changes what it computes, so results are
-//! the same bits at any thread count. Idle workers spin for at most 50 µs, then sleep.
+//! the same bits at any thread count. Each thread begins with its share of consecutive tasks, the same one in every job, so
+//! that what a task wrote mostly lies in the cache of the core that reads it next; who is done takes over what others have
+//! not begun. Idle workers spin for at most 50 µs, then sleep.
 
 use std::{
     any::Any,
     cell::{Cell, UnsafeCell},
     marker::PhantomData,
+    ops::Range,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
@@ -43,9 +46,10 @@ impl Pool {
     /// A pool that runs tasks on `threads` threads, the caller's included: `Pool::new(1)` spawns nothing. Where the system
     /// refuses a thread the pool is that much smaller.
     pub fn new(threads: usize) -> Pool {
+        let threads = threads.clamp(1, INSIDE as usize);
         let shared = Arc::new(Shared {
             state: AtomicU64::new(0),
-            next: AtomicUsize::new(0),
+            shares: (0..threads).map(|_| Share::default()).collect(),
             job: UnsafeCell::new(None),
             panic: Mutex::new(None),
             stop: AtomicBool::new(false),
@@ -53,10 +57,10 @@ impl Pool {
             sleep: Mutex::new(()),
             wake: Condvar::new(),
         });
-        let workers = (1..threads.clamp(1, INSIDE as usize))
+        let workers = (1..threads)
             .map_while(|i| {
                 let shared = Arc::clone(&shared);
-                thread::Builder::new().name(format!("penjing-{i}")).spawn(move || shared.work()).ok()
+                thread::Builder::new().name(format!("penjing-{i}")).spawn(move || shared.work(i)).ok()
             })
             .collect();
         Pool { shared, workers, owner: Mutex::new(()) }
@@ -83,9 +87,11 @@ impl Pool {
         // SAFETY: no job is open and no worker is inside one (the previous `run` waited for that under `owner`), so nobody
         // reads the cell.
         unsafe { *shared.job.get() = Some(Job { task: task_ptr, n_tasks }) };
-        shared.next.store(0, Ordering::Relaxed);
+        for (player, share) in shared.shares.iter().enumerate() {
+            share.next.store(shared.share(player, n_tasks).start, Ordering::Relaxed);
+        }
         shared.open();
-        shared.run_tasks(task, n_tasks);
+        shared.run_tasks(0, task, n_tasks);
         shared.close();
         let panic = lock(&shared.panic).take();
         drop(owner);
@@ -213,8 +219,8 @@ struct Job {
 struct Shared {
     /// Job number, [`OPEN`] bit, count of workers inside.
     state: AtomicU64,
-    /// The next task index to run.
-    next: AtomicUsize,
+    /// The tasks of each thread: the owner of the job, then the workers.
+    shares: Vec<Share>,
     job: UnsafeCell<Option<Job>>,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     stop: AtomicBool,
@@ -247,22 +253,34 @@ impl Shared {
         }
     }
 
-    fn run_tasks(&self, task: &(dyn Fn(usize) + Sync), n_tasks: usize) {
+    /// The tasks that thread `player` begins with.
+    fn share(&self, player: usize, n_tasks: usize) -> Range<usize> {
+        let players = self.shares.len();
+        player * n_tasks / players..(player + 1) * n_tasks / players
+    }
+
+    /// Runs what is left of the share of `player`, then of the others'.
+    fn run_tasks(&self, player: usize, task: &(dyn Fn(usize) + Sync), n_tasks: usize) {
         IN_TASK.set(true);
-        loop {
-            let i = self.next.fetch_add(1, Ordering::Relaxed);
-            if i >= n_tasks {
-                break;
-            }
-            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| task(i))) {
-                lock(&self.panic).get_or_insert(payload);
-                self.next.store(n_tasks, Ordering::Relaxed);
+        let players = self.shares.len();
+        for of in (player..players).chain(0..player) {
+            let (next, end) = (&self.shares[of].next, self.share(of, n_tasks).end);
+            // Reading first spares the line of a share that is done a write.
+            while next.load(Ordering::Relaxed) < end {
+                let i = next.fetch_add(1, Ordering::Relaxed);
+                if i >= end {
+                    break;
+                }
+                if let Err(payload) = catch_unwind(AssertUnwindSafe(|| task(i))) {
+                    lock(&self.panic).get_or_insert(payload);
+                    self.shares.iter().for_each(|share| share.next.store(n_tasks, Ordering::Relaxed));
+                }
             }
         }
         IN_TASK.set(false);
     }
 
-    fn work(&self) {
+    fn work(&self, player: usize) {
         let mut seen = 0;
         while let Some(state) = self.wait_for_job(seen) {
             seen = state / EPOCH;
@@ -272,7 +290,7 @@ impl Shared {
             // SAFETY: this worker is counted inside an open job, so the cell is not written until it leaves.
             if let Some(job) = unsafe { &*self.job.get() } {
                 // SAFETY: the `run` call that stored the pointer waits in `close` until this worker leaves.
-                self.run_tasks(unsafe { &*job.task }, job.n_tasks);
+                self.run_tasks(player, unsafe { &*job.task }, job.n_tasks);
             }
             self.state.fetch_sub(1, Ordering::AcqRel);
         }
@@ -321,6 +339,13 @@ impl Shared {
             })
             .is_ok()
     }
+}
+
+/// The next task of a thread's share, on a cache line of its own.
+#[derive(Default)]
+#[repr(align(64))]
+struct Share {
+    next: AtomicUsize,
 }
 
 /// The round in which a task of [`Pool::run_rounds`] is next to be taken, on a cache line of its own.

@@ -46,7 +46,7 @@ pub(crate) fn run(cx: Ctx<'_>, s: &ConvShape, x: &[f32], w: &[f32], e: &ConvEpil
             // SAFETY: lengths were checked by `conv_last`, the line is one of the image's, and each row belongs to one task.
             unsafe {
                 each_output(cx.isa, &row, &Line::new(s, image, i));
-                output.finish(cx.isa, first..first + ow);
+                output.finish(cx.isa, first..first + ow, 0..s.out_channels);
             }
         }
     });

@@ -93,8 +93,11 @@ pub(crate) fn run<W: GroupWeights>(
     } else {
         s
     };
-    let parts = Parts::new(s.batch, s.output, W::task_rows(s.batch * s.output[0] * s.output[1]));
     let panels = weights.iter().map(W::panels).max().unwrap_or(0);
+    let mut parts = Parts::new(s.batch, s.output, W::task_rows(s.batch * s.output[0] * s.output[1]));
+    if s.groups == 1 && (parts.count() > 1 || panels <= MIN_PANELS) {
+        parts.even_out();
+    }
     let spatial = parts.count() * s.groups;
     if spatial == 0 || panels == 0 {
         return;

@@ -62,14 +62,16 @@ impl<'a> Output<'a> {
         }
     }
 
-    /// What is left to do when all channels of `pixels` are stored.
+    /// What is left to do when these channels of `pixels` are stored.
     ///
     /// # Safety
-    /// No other task touches these pixels.
-    pub(crate) unsafe fn finish(&self, isa: Isa, pixels: Range<usize>) {
-        if let Some(smooth) = self.smooth {
+    /// No other task touches them.
+    pub(crate) unsafe fn finish(&self, isa: Isa, pixels: Range<usize>, channels: Range<usize>) {
+        let Some(smooth) = self.smooth else { return };
+        let each = if channels.len() == self.channels { pixels.len() } else { 1 };
+        for first in pixels.step_by(each.max(1)) {
             // SAFETY: this function's contract; `slice` checks the range.
-            let y = unsafe { self.y.slice(pixels.start * self.channels, pixels.len() * self.channels) };
+            let y = unsafe { self.y.slice(first * self.channels + channels.start, each * channels.len()) };
             smooth.apply(isa, y);
         }
     }

@@ -40,6 +40,9 @@ pub(crate) fn cases() -> Vec<ConvShape> {
     cases.push(shape(3, 1, [9, 17], [7, 7], [3, 3], [1, 1], [1, 1], [0, 2, 1, 0]));
     cases.push(shape(9, 1, [16, 24], [13, 11], [3, 3], [1, 1], [1, 1], [1, 1, 1, 1]));
     cases.push(shape(50, 1, [8, 8], [14, 14], [3, 3], [1, 1], [1, 1], [1, 1, 1, 1]));
+    // Winograd: few tiles cut by their columns, and weights of several k-blocks.
+    cases.push(shape(1, 1, [16, 40], [8, 7], [3, 3], [1, 1], [1, 1], [1, 1, 1, 1]));
+    cases.push(shape(1, 1, [400, 20], [6, 5], [3, 3], [1, 1], [1, 1], [1, 1, 1, 1]));
     cases.push(shape(1, 8, [8, 8], [1, 40], [1, 3], [1, 1], [1, 1], [0, 9, 0, 9]));
     cases.push(shape(1, 8, [8, 8], [2, 2], [7, 7], [1, 1], [1, 1], [6, 6, 6, 6]));
     cases.extend((2..=17).map(|c| shape(1, c, [c, c], [5, 6], [3, 3], [1, 1], [1, 1], [1, 1, 1, 1])));
@@ -83,8 +86,9 @@ fn every_method_agrees_with_f64() {
         let bounded: Vec<f64> =
             (0..want.len()).map(|i| (want[i] + f64::from(bias[i % s.out_channels])).tanh()).collect();
         for method in Method::candidates(&s) {
-            // The transforms of F(4, 3) let rounding errors grow.
-            let tolerance = if method == Method::Winograd4 { 1e-4 } else { 2e-5 };
+            // The transforms of F(4, 3) let rounding errors grow, and so do long sums.
+            let terms = s.group_in() * s.kernel[0] * s.kernel[1];
+            let tolerance = if method == Method::Winograd4 { 1e-4 } else { 2e-5 } * (terms as f64 / 1e3).max(1.0);
             for result in every_ctx(|cx| {
                 let packed = PackedConvLast::new_with(cx.isa, &s, &w, method).unwrap();
                 let run = |epilogue: &ConvEpilogue<'_>| {

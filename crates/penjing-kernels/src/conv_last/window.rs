@@ -4,6 +4,11 @@ use crate::conv::ConvShape;
 use bytemuck::Pod;
 use std::ops::Range;
 
+/// Parts whose number shows in how evenly threads share them.
+const FEW_PARTS: usize = 16;
+/// Parts that few threads share evenly.
+const EVEN: usize = 4;
+
 /// The output pixels of a batch cut into parts of consecutive ones: whole images, whole rows of one, or a piece of one row.
 pub(crate) struct Parts {
     batch: usize,
@@ -29,6 +34,15 @@ impl Parts {
             Parts { rows: oh.div_ceil(per_part), ..whole }
         } else {
             Parts { rows: oh, cols: ow.div_ceil(target), ..whole }
+        }
+    }
+
+    /// Cuts an image finer where there are few parts, so that their number is a multiple of [`EVEN`].
+    pub(crate) fn even_out(&mut self) {
+        let [oh, ow] = self.plane;
+        let (cuts, most) = if self.cols > 1 { (&mut self.cols, ow) } else { (&mut self.rows, oh) };
+        if self.batch == 1 && *cuts < FEW_PARTS {
+            *cuts = cuts.next_multiple_of(EVEN).min(most).max(1);
         }
     }
 
@@ -133,13 +147,26 @@ mod tests {
             [(3, [24, 24]), (7, [4, 4]), (1, [1, 1000]), (2, [3, 250]), (0, [5, 5]), (9, [7, 7]), (2, [0, 3])]
         {
             let parts = Parts::new(batch, plane, 96);
-            let mut next = 0;
-            for part in (0..parts.count()).map(|i| parts.get(i)) {
-                assert!(part.len() == 0 || part.first(plane) == next, "{plane:?}");
-                assert!(part.len() <= 144, "{plane:?}: {}", part.len());
-                next += part.len();
+            let mut even = Parts::new(batch, plane, 96);
+            even.even_out();
+            for parts in [parts, even] {
+                let mut next = 0;
+                for part in (0..parts.count()).map(|i| parts.get(i)) {
+                    assert!(part.len() == 0 || part.first(plane) == next, "{plane:?}");
+                    assert!(part.len() <= 144, "{plane:?}: {}", part.len());
+                    next += part.len();
+                }
+                assert_eq!(next, batch * plane[0] * plane[1]);
             }
-            assert_eq!(next, batch * plane[0] * plane[1]);
+        }
+    }
+
+    #[test]
+    fn few_parts_become_an_even_number() {
+        for (plane, parts) in [([32, 32], 12), ([16, 16], 4), ([8, 8], 4), ([3, 7], 3), ([1, 250], 4), ([56, 56], 28)] {
+            let mut even = Parts::new(1, plane, 96);
+            even.even_out();
+            assert_eq!(even.count(), parts, "{plane:?}");
         }
     }
 }

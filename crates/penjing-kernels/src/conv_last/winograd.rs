@@ -12,10 +12,9 @@
 use super::{ConvEpilogue, output::Output, tiles::Tiles};
 use crate::{
     Ctx, Isa,
-    activation::Activation,
     conv::ConvShape,
     gemm::tile::NR,
-    igemm::{PackedB, Rows, finish::Finish, multiply},
+    igemm::{PackedB, multiply_plain},
     lanes::{LANES, Lanes, per_lanes},
     pool::Disjoint,
     scratch::with_scratch,
@@ -28,6 +27,17 @@ const BLOCK_BYTES: usize = 768 << 10;
 const BLOCK_TILES: [usize; 2] = [24, 96];
 /// Blocks below which the work inside a block is shared out instead of the blocks.
 const FEW_BLOCKS: usize = 8;
+/// Bytes of weights up to which few blocks become more, each with tiles and columns of its own from the first transform to the
+/// last, so that the transformed inputs and the products never go from core to core.
+const SMALL_WEIGHTS: usize = 1 << 20;
+/// Fewest tiles of such a block: enough rows to hide the latency of their multiply-adds.
+const SMALL_TILES: usize = 8;
+/// Most such blocks, which few threads share evenly.
+const SMALL_TASKS: usize = 4;
+/// Parts of the columns where there is one such block. Each transforms all inputs, so there are no more.
+const SMALL_SPLITS: usize = 2;
+/// Elements of a cache line.
+const LINE: usize = 16;
 /// Tiles of a task of the transforms.
 const TASK_TILES: usize = 4;
 
@@ -119,7 +129,7 @@ impl Form<6, 4> for Four {
 pub(super) enum Gain {
     /// Too few channels to pay for the transforms.
     Little,
-    /// Few tiles, whose many weights cost more than their products: those of F(2, 3) are fewer.
+    /// Few tiles, whose many weights come from far away and cost more than their products: those of F(2, 3) are fewer.
     Small,
     /// Enough of both.
     Large,
@@ -133,8 +143,8 @@ pub(super) fn gain(s: &ConvShape) -> Option<Gain> {
     }
     let tiles = s.batch * s.output[0].div_ceil(4) * s.output[1].div_ceil(4);
     Some(match (s.in_channels.min(s.out_channels), tiles) {
-        (..32, _) => Gain::Little,
-        (_, ..12) => Gain::Small,
+        (..16, _) => Gain::Little,
+        (_, ..12) if !is_small::<6>(s) => Gain::Small,
         _ => Gain::Large,
     })
 }
@@ -176,6 +186,8 @@ pub(super) struct Part<'a> {
     /// The block's tiles, and which of them to do.
     block: Range<usize>,
     tiles: Range<usize>,
+    /// The output channels to do.
+    outputs: Range<usize>,
     v: &'a Disjoint<'a, f32>,
     m: &'a Disjoint<'a, f32>,
 }
@@ -200,8 +212,33 @@ pub(crate) fn run<F: Form<T, M> + Transform, const T: usize, const M: usize>(
     let count = t.tiles.count();
     let fit = BLOCK_BYTES / (T * T * (t.pitch[0] + t.pitch[1]) * size_of::<f32>());
     let blocks = count.div_ceil(fit.clamp(BLOCK_TILES[0], BLOCK_TILES[1]));
-    let block = |b: usize| run_block::<F, T, M>(cx, &t, w, count * b / blocks..count * (b + 1) / blocks);
-    if blocks < FEW_BLOCKS { (0..blocks).for_each(block) } else { cx.pool.run(blocks, &block) }
+    let block = |b: usize, blocks: usize| count * b / blocks..count * (b + 1) / blocks;
+    let panels = t.pitch[1] / NR;
+    if blocks >= FEW_BLOCKS {
+        cx.pool.run(blocks, &|b| run_block::<F, T, M>(cx, &t, w, block(b, blocks), 0..panels));
+    } else if is_small::<T>(s) {
+        let blocks = (count / SMALL_TILES).clamp(1, SMALL_TASKS).max(blocks);
+        let splits = SMALL_SPLITS.div_ceil(blocks).min(panels);
+        cx.pool.run(blocks * splits, &|i| {
+            let split = i / blocks;
+            let panels = panels * split / splits..panels * (split + 1) / splits;
+            run_block::<F, T, M>(cx, &t, w, block(i % blocks, blocks), panels);
+        });
+    } else {
+        (0..blocks).for_each(|b| run_block::<F, T, M>(cx, &t, w, block(b, blocks), 0..panels));
+    }
+}
+
+/// Whether every task may read all weights: they stay in a core's own cache.
+fn is_small<const T: usize>(s: &ConvShape) -> bool {
+    T * T * s.in_channels.next_multiple_of(LANES) * s.out_channels.next_multiple_of(NR) * size_of::<f32>()
+        <= SMALL_WEIGHTS
+}
+
+/// Elements from one of the T² matrices to the next: an odd number of cache lines, since a transform touches all matrices at
+/// one place, and lines at distances of a power of two would share few sets of the first-level cache.
+fn matrix(len: usize) -> usize {
+    len.div_ceil(LINE) / 2 * 2 * LINE + LINE
 }
 
 fn run_block<F: Form<T, M> + Transform, const T: usize, const M: usize>(
@@ -209,16 +246,19 @@ fn run_block<F: Form<T, M> + Transform, const T: usize, const M: usize>(
     t: &Operands<'_>,
     w: &[PackedB],
     block: Range<usize>,
+    panels: Range<usize>,
 ) {
     let n = block.len();
-    let [v_len, m_len] = t.pitch.map(|p| n * p);
+    let outputs = panels.start * NR..t.tiles.s.out_channels.min(panels.end * NR);
+    let (v_len, m_len) = (matrix(n * t.pitch[0]), matrix(n * panels.len() * NR));
+    let sums = n * panels.len() * NR;
     with_scratch::<f32, _>(T * T * v_len, |v| {
         with_scratch::<f32, _>(T * T * m_len, |m| {
             let (v_out, m_out) = (Disjoint::new(v), Disjoint::new(m));
             let each_part = |f: &(dyn Fn(&Part<'_>) + Sync)| {
                 cx.pool.run(n.div_ceil(TASK_TILES), &|i| {
                     let tiles = block.start + i * TASK_TILES..block.end.min(block.start + (i + 1) * TASK_TILES);
-                    f(&Part { block: block.clone(), tiles, v: &v_out, m: &m_out });
+                    f(&Part { block: block.clone(), tiles, outputs: outputs.clone(), v: &v_out, m: &m_out });
                 });
             };
             // SAFETY: the tasks' tiles are disjoint, and the two buffers have T² matrices of the block's tiles.
@@ -226,19 +266,8 @@ fn run_block<F: Form<T, M> + Transform, const T: usize, const M: usize>(
             let bases: Vec<usize> = (0..n).map(|i| i * t.pitch[0]).collect();
             cx.pool.run(T * T, &|k| {
                 // SAFETY: the inputs' tasks have ended; each product has its own part of the buffer.
-                let (data, sums) = unsafe { (&*v_out.slice(k * v_len, v_len), m_out.slice(k * m_len, m_len)) };
-                let sink = Finish {
-                    isa: cx.isa,
-                    c: &Disjoint::new(sums),
-                    stride: t.pitch[1],
-                    first_row: 0,
-                    first_col: 0,
-                    bias: None,
-                    residual: None,
-                    activation: Activation::NONE,
-                };
-                let rows = Rows { data, bases: &bases, offsets: &[0] };
-                multiply(cx.isa, &rows, 1, &w[k].view(), 0..w[k].panels(), &sink);
+                let (data, sums) = unsafe { (&*v_out.slice(k * v_len, v_len), m_out.slice(k * m_len, sums)) };
+                multiply_plain(cx.isa, data, &bases, &w[k].view(), panels.clone(), sums);
             });
             // SAFETY: as above; the products' tasks have ended, and no two tiles share an output.
             each_part(&|part| unsafe {
@@ -246,7 +275,7 @@ fn run_block<F: Form<T, M> + Transform, const T: usize, const M: usize>(
                 for tile in part.tiles.clone() {
                     let (pixel, [rows, cols]) = t.tiles.pixels(t.tiles.place(tile));
                     for first in (0..rows).map(|row| pixel + row * t.tiles.s.output[1]) {
-                        t.output.finish(cx.isa, first..first + cols);
+                        t.output.finish(cx.isa, first..first + cols, outputs.clone());
                     }
                 }
             });
@@ -315,7 +344,7 @@ transform!(Four, 6, 4, inputs_four, inputs_four_body, outputs_four, outputs_four
 #[inline(always)]
 unsafe fn inputs<V: Lanes, F: Form<T, M>, const T: usize, const M: usize>(t: &Operands<'_>, part: &Part<'_>) {
     let (c, pitch) = (t.tiles.s.in_channels, t.pitch[0]);
-    let matrix = part.block.len() * pitch;
+    let matrix = matrix(part.block.len() * pitch);
     for tile in part.tiles.clone() {
         let sources = t.tiles.sources::<_, T>(t.x, t.zeros, t.tiles.place(tile));
         let to = part.v.as_ptr().wrapping_add((tile - part.block.start) * pitch);
@@ -353,13 +382,16 @@ unsafe fn inputs<V: Lanes, F: Form<T, M>, const T: usize, const M: usize>(t: &Op
 /// That of [`Transform::transform_outputs`]; the host has the lanes' instructions.
 #[inline(always)]
 unsafe fn outputs<V: Lanes, F: Form<T, M>, const T: usize, const M: usize>(t: &Operands<'_>, part: &Part<'_>) {
-    let (ow, o, pitch) = (t.tiles.s.output[1], t.tiles.s.out_channels, t.pitch[1]);
-    let matrix = part.block.len() * pitch;
+    let ow = t.tiles.s.output[1];
+    let panel = part.block.len() * NR;
+    let matrix = matrix(part.outputs.len().div_ceil(NR) * panel);
     for tile in part.tiles.clone() {
         let (pixel, [rows, cols]) = t.tiles.pixels(t.tiles.place(tile));
-        let from = part.m.as_ptr().wrapping_add((tile - part.block.start) * pitch);
-        for channel in (0..o).step_by(LANES) {
-            let lanes = LANES.min(o - channel);
+        let from = part.m.as_ptr().wrapping_add((tile - part.block.start) * NR);
+        for channel in part.outputs.clone().step_by(LANES) {
+            let lanes = LANES.min(part.outputs.end - channel);
+            let own = channel - part.outputs.start;
+            let from = from.wrapping_add(own / NR * panel + own % NR);
             // SAFETY: eight sums from `channel` on lie in `m`, whose tiles are padded; the pixels are the tile's own.
             unsafe {
                 let bias = t.output.bias::<V>(channel, lanes);
@@ -367,7 +399,7 @@ unsafe fn outputs<V: Lanes, F: Form<T, M>, const T: usize, const M: usize>(t: &O
                 for i in 0..T {
                     let mut m = [bias; T];
                     for j in 0..T {
-                        m[j] = V::load(from.add((i * T + j) * matrix + channel));
+                        m[j] = V::load(from.add((i * T + j) * matrix));
                     }
                     half[i] = F::output(m);
                 }

@@ -251,14 +251,9 @@ pub(crate) fn multiply<S: Sink<f32>>(
     with_scratch::<f32, _>(waiting, |sums| match isa.usable() {
         // SAFETY: the rows' runs lie inside A (checked above).
         Isa::Generic => unsafe {
-            tiles(rows, step, b, panels, sink, sums, |rows, at, s, b, start, ahead, acc| match rows.len() {
-                1 => tile::generic::<1>(&pointers(at, rows), s, b, start, ahead, acc),
-                2 => tile::generic::<2>(&pointers(at, rows), s, b, start, ahead, acc),
-                3 => tile::generic::<3>(&pointers(at, rows), s, b, start, ahead, acc),
-                4 => tile::generic::<4>(&pointers(at, rows), s, b, start, ahead, acc),
-                5 => tile::generic::<5>(&pointers(at, rows), s, b, start, ahead, acc),
-                _ => tile::generic::<6>(&pointers(at, rows), s, b, start, ahead, acc),
-            });
+            tiles(rows, step, b, panels, sink, sums, |rows, at, s, b, start, ahead, acc| {
+                generic_tile(rows, at, s, b, start, ahead, acc)
+            })
         },
         // SAFETY: as above; `usable` returns `Avx2` only where the host has AVX2 and FMA.
         Isa::Avx2 => unsafe { multiply_avx2(rows, step, b, panels, sink, sums) },
@@ -278,14 +273,132 @@ unsafe fn multiply_avx2<S: Sink<f32>>(
 ) {
     // SAFETY: this function's contract.
     unsafe {
-        tiles(rows, step, b, panels, sink, sums, |rows, at, s, b, start, ahead, acc| match rows.len() {
-            1 => tile::avx2::<1>(&pointers(at, rows), s, b, start, ahead, acc),
-            2 => tile::avx2::<2>(&pointers(at, rows), s, b, start, ahead, acc),
-            3 => tile::avx2::<3>(&pointers(at, rows), s, b, start, ahead, acc),
-            4 => tile::avx2::<4>(&pointers(at, rows), s, b, start, ahead, acc),
-            5 => tile::avx2::<5>(&pointers(at, rows), s, b, start, ahead, acc),
-            _ => tile::avx2::<6>(&pointers(at, rows), s, b, start, ahead, acc),
-        });
+        tiles(rows, step, b, panels, sink, sums, |rows, at, s, b, start, ahead, acc| {
+            avx2_tile(rows, at, s, b, start, ahead, acc)
+        })
+    }
+}
+
+/// The tile of as many rows as `bases` has.
+///
+/// # Safety
+/// That of [`tile::generic`] for the rows that begin there.
+#[inline(always)]
+unsafe fn generic_tile(
+    bases: &[usize],
+    at: *const f32,
+    s: &[Stretch],
+    b: *const f32,
+    start: Start,
+    ahead: &mut Ahead,
+    acc: *mut [f32; NR],
+) {
+    // SAFETY: this function's contract.
+    unsafe {
+        match bases.len() {
+            1 => tile::generic::<1>(&pointers(at, bases), s, b, start, ahead, acc),
+            2 => tile::generic::<2>(&pointers(at, bases), s, b, start, ahead, acc),
+            3 => tile::generic::<3>(&pointers(at, bases), s, b, start, ahead, acc),
+            4 => tile::generic::<4>(&pointers(at, bases), s, b, start, ahead, acc),
+            5 => tile::generic::<5>(&pointers(at, bases), s, b, start, ahead, acc),
+            _ => tile::generic::<6>(&pointers(at, bases), s, b, start, ahead, acc),
+        }
+    }
+}
+
+/// As [`generic_tile`].
+///
+/// # Safety
+/// That of [`generic_tile`]; the host has AVX2 and FMA.
+#[inline(always)]
+unsafe fn avx2_tile(
+    bases: &[usize],
+    at: *const f32,
+    s: &[Stretch],
+    b: *const f32,
+    start: Start,
+    ahead: &mut Ahead,
+    acc: *mut [f32; NR],
+) {
+    // SAFETY: this function's contract.
+    unsafe {
+        match bases.len() {
+            1 => tile::avx2::<1>(&pointers(at, bases), s, b, start, ahead, acc),
+            2 => tile::avx2::<2>(&pointers(at, bases), s, b, start, ahead, acc),
+            3 => tile::avx2::<3>(&pointers(at, bases), s, b, start, ahead, acc),
+            4 => tile::avx2::<4>(&pointers(at, bases), s, b, start, ahead, acc),
+            5 => tile::avx2::<5>(&pointers(at, bases), s, b, start, ahead, acc),
+            _ => tile::avx2::<6>(&pointers(at, bases), s, b, start, ahead, acc),
+        }
+    }
+}
+
+/// Multiplies rows of A, one run each that begins at its base, by the columns of `panels`, and leaves the sums in
+/// `c[panel][row][16]`: no epilogue, and nothing is prepared that short products would notice.
+///
+/// # Panics
+/// B has several runs, a row lies outside `a`, or `c` has another length.
+pub(crate) fn multiply_plain(
+    isa: Isa,
+    a: &[f32],
+    bases: &[usize],
+    b: &Panels<'_>,
+    panels: Range<usize>,
+    c: &mut [f32],
+) {
+    let last = bases.iter().max().copied().unwrap_or(0) + b.run_len;
+    assert!(b.runs == 1 && panels.end <= b.count() && last <= a.len(), "every row lies inside A");
+    assert!(c.len() == panels.len() * bases.len() * NR, "a sum for every row and column");
+    if b.blocks.is_empty() {
+        c.fill(0.0);
+    }
+    match isa.usable() {
+        // SAFETY: the rows lie inside A, and C has a place for every sum (checked above).
+        Isa::Generic => unsafe {
+            plain_tiles(a, bases, b, panels, c, |rows, at, s, b, start, ahead, acc| {
+                generic_tile(rows, at, s, b, start, ahead, acc)
+            })
+        },
+        // SAFETY: as above; `usable` returns `Avx2` only where the host has AVX2 and FMA.
+        Isa::Avx2 => unsafe { multiply_plain_avx2(a, bases, b, panels, c) },
+    }
+}
+
+/// # Safety
+/// That of [`plain_tiles`]; the host has AVX2 and FMA.
+#[cfg_attr(target_arch = "x86_64", target_feature(enable = "avx2,fma"))]
+unsafe fn multiply_plain_avx2(a: &[f32], bases: &[usize], b: &Panels<'_>, panels: Range<usize>, c: &mut [f32]) {
+    // SAFETY: this function's contract.
+    unsafe {
+        plain_tiles(a, bases, b, panels, c, |rows, at, s, b, start, ahead, acc| {
+            avx2_tile(rows, at, s, b, start, ahead, acc)
+        })
+    }
+}
+
+/// # Safety
+/// A run of B's length lies in A from every base on; C is `[panel][row][16]`; `tile` may be called for such rows.
+#[inline(always)]
+unsafe fn plain_tiles(
+    a: &[f32],
+    bases: &[usize],
+    b: &Panels<'_>,
+    panels: Range<usize>,
+    c: &mut [f32],
+    tile: impl Fn(&[usize], *const f32, &[Stretch], *const f32, Start, &mut Ahead, *mut [f32; NR]),
+) {
+    let row_panels = RowPanels::new(bases.len());
+    for block in b.blocks {
+        let start = if block.start == 0 { Start::Zero } else { Start::Acc };
+        let stretch = [Stretch { offset: block.start, steps: block.len(), step: 1 }];
+        for (panel, c) in panels.clone().zip(c.chunks_exact_mut(bases.len() * NR)) {
+            let mut ahead = Ahead::new(if panel + 1 < panels.end { b.panel(block, panel + 1) } else { &[] });
+            let data = b.panel(block, panel).as_ptr();
+            for rows in (0..row_panels.count()).map(|t| row_panels.range(t)) {
+                let sums = c[rows.start * NR..rows.end * NR].as_mut_ptr().cast();
+                tile(&bases[rows], a.as_ptr(), &stretch, data, start, &mut ahead, sums);
+            }
+        }
     }
 }
 
