@@ -6,7 +6,9 @@ use penjing_compress::{
     prune::{PruneConfig, Scope as Compared, prune},
     quantize::{QuantizeConfig, Range, WeightRange, activations, place_dynamic, place_fake_quant, to_qdq},
 };
-use penjing_ir::{ConvSpec, Dim, Fact, Model, Op, PoolKind, PoolSpec, Real, Role, Scope, Stage, ValueId, verify};
+use penjing_ir::{
+    ConvSpec, Dim, Fact, Model, Op, PoolKind, PoolSpec, QuantScheme, Real, Role, Scope, Stage, ValueId, verify,
+};
 use penjing_reference::{Precision, run};
 use penjing_tensor::{DType, Rng, Tensor};
 use std::collections::BTreeMap;
@@ -237,4 +239,53 @@ fn recurrent_cells_have_integer_weights() {
             assert!(have.iter().zip(want).all(|(h, w)| (h - w).abs() <= 0.501 * step), "{have:?} {want:?}");
         }
     }
+}
+
+/// tokens: [4] → rows of a table → linear; the head is the table itself where `tied`.
+fn language_model(rows: usize, tied: bool) -> Model {
+    let mut m = Model::new("lm");
+    let tokens = m.graph.add_input("tokens", Fact { dtype: DType::I64, shape: vec![4.into()] });
+    let table = m.add_weight("table", random("table", &[rows, 32]));
+    let head = if tied { table } else { m.add_weight("head", random("head", &[rows, 32])) };
+    let mut s = Scope::new(&mut m.graph, "lm");
+    let h = s.op(Op::Gather { axis: 0 }, &[table, tokens]).unwrap();
+    let y = s.op(Op::MatMul { trans_a: false, trans_b: true }, &[h, head]).unwrap();
+    m.graph.add_output("rows", h);
+    m.graph.add_output("y", y);
+    m
+}
+
+#[test]
+fn rows_of_large_tables_have_grids_of_their_own() {
+    let config = QuantizeConfig { weight_range: WeightRange::Full, ..QuantizeConfig::default() };
+    for (rows, tied, weights) in [(4096, false, 2), (4096, true, 1), (100, false, 1)] {
+        let model = language_model(rows, tied);
+        let mut fake = model.clone();
+        place_dynamic(&mut fake, &config).unwrap();
+        let qdq = to_qdq(&fake).unwrap();
+        verify(&qdq, Stage::Canonical).unwrap();
+        let codes = |dtype| qdq.graph.nodes().iter().filter(|n| n.op == Op::Dequantize(grid(dtype))).count();
+        assert_eq!(codes(DType::I8), weights, "rows {rows}, tied {tied}");
+
+        let tokens = Tensor::from_vec(&[4], vec![0i64, 99, 7, 7]).unwrap();
+        let inputs = BTreeMap::from([("tokens".to_string(), tokens)]);
+        let picked =
+            |m: &Model| run(m, &inputs, &BTreeMap::new(), Precision::Declared).unwrap().outputs["rows"].to_f64s();
+        for (want, have) in picked(&model).chunks(32).zip(picked(&qdq).chunks(32)) {
+            let step = want.iter().fold(0.0f64, |m, v| m.max(v.abs())) / 127.0;
+            assert!(want.iter().zip(have).all(|(w, h)| (w - h).abs() <= 0.501 * step), "within half a step of the row");
+            assert!(rows < 4096 || want != have, "a grid rounds");
+        }
+    }
+    let skip = QuantizeConfig { skip: vec!["lm/Gather".into()], ..config };
+    let mut fake = language_model(4096, false);
+    let gather = fake.graph.nodes().iter().position(|n| matches!(n.op, Op::Gather { .. })).unwrap();
+    fake.graph.node_mut(penjing_ir::NodeId(gather as u32)).name = "lm/Gather".into();
+    place_dynamic(&mut fake, &skip).unwrap();
+    assert_eq!(count(&to_qdq(&fake).unwrap(), |op| *op == Op::Dequantize(grid(DType::I8))), 1);
+}
+
+/// The grid of a weight whose rows have scales of their own.
+fn grid(dtype: DType) -> QuantScheme {
+    QuantScheme { dtype, axis: Some(0), narrow: true }
 }

@@ -328,3 +328,33 @@ fn limits_join_an_integer_convolution() {
         |op: &Op| matches!(op, Op::Machine(MachineOp::QConv { act: Activation::Clamp { .. }, out: Some(_), .. }));
     assert_eq!(ops.iter().filter(|op| clamped(op)).count(), 1, "{ops:?}");
 }
+
+/// Rows of a table are picked as integers, with their scales where each row has its own; scales that go by column stay with the
+/// table, which is a float constant then.
+#[test]
+fn rows_of_a_quantized_table_are_picked_as_integers() {
+    for (indices, axis, gathers) in [(vec![2, 3], 0, 2), (vec![], 0, 2), (vec![4], 1, 1)] {
+        let mut net = Net::new();
+        let table = net.weight("table", &[50, 8], axis);
+        let picked = net.constant(integers(DType::I64, &indices, 0, 49, "picked"));
+        let x = net.input("x", &[8]);
+        let rows = net.op(Op::Gather { axis: 0 }, &[table, picked]);
+        let y = net.add(rows, x);
+        let ops = net.fused(&[y], Tolerance::Exact);
+        assert_eq!((count(&ops, "Gather"), count(&ops, "Dequantize")), (gathers, 0), "{axis}: {ops:?}");
+        assert_eq!(count(&ops, "machine.QChain"), usize::from(axis == 0), "{axis}: {ops:?}");
+    }
+}
+
+/// One grid for the whole table goes below the Gather, whatever its zero point; any tensor may be the table.
+#[test]
+fn one_grid_goes_below_a_gather() {
+    let mut net = Net::new();
+    let x = net.input("x", &[3, 6]);
+    let x = net.on_grid(x);
+    let picked = net.constant(integers(DType::I64, &[2], 0, 5, "picked"));
+    let rows = net.op(Op::Gather { axis: 1 }, &[x, picked]);
+    let y = net.add(rows, rows);
+    let ops = net.fused(&[y], Tolerance::Exact);
+    assert_eq!((count(&ops, "Gather"), count(&ops, "machine.QChain"), count(&ops, "Dequantize")), (1, 1, 0), "{ops:?}");
+}

@@ -1,6 +1,9 @@
 //! Placing fake quantization on the operands of products.
 
-use super::calibrate::Range;
+use super::{
+    calibrate::Range,
+    table::{TablePlace, tables},
+};
 use crate::{CompressError, product_weights};
 use penjing_ir::{
     Binary, Model, NodeId, Op, PadMode, PoolKind, QuantScheme, Real, Reduction, Role, Scope, Unary, ValueId,
@@ -121,6 +124,15 @@ fn place_weights(model: &mut Model, config: &QuantizeConfig, weights: Vec<Weight
         };
         done.insert((weight, axis), quantized);
         model.graph.node_mut(node).inputs[operand] = quantized;
+    }
+    for TablePlace { node, axis } in tables(model, config) {
+        let table = model.graph.node(node).inputs[0];
+        let quantized = match done.get(&(table, axis)) {
+            Some(&quantized) => quantized,
+            None => fake_quant_weight(model, table, axis, WeightRange::Full)?,
+        };
+        done.insert((table, axis), quantized);
+        model.graph.node_mut(node).inputs[0] = quantized;
     }
     Ok(())
 }

@@ -9,6 +9,7 @@ mod layout;
 mod product;
 mod quant;
 mod sink;
+mod table;
 
 use penjing_ir::{Activation, Binary, IrError, Model, NodeId, Op, Real, ValueId};
 
@@ -16,6 +17,7 @@ use penjing_ir::{Activation, Binary, IrError, Model, NodeId, Op, Real, ValueId};
 pub fn fuse(model: &Model) -> Result<Model, IrError> {
     let mut m = model.clone();
     m.compact();
+    table::gather_integers(&mut m)?;
     sink::sink_dequantize(&mut m)?;
     m.compact();
     sink::sink_quantize(&mut m)?;

@@ -6,7 +6,7 @@
 use super::{
     ByteType,
     epilogue::QFinish,
-    steps::{DEPTH, Grouped, Grouping, STEP, Step, parts},
+    steps::{Grouped, Grouping, STEP, Step, parts},
     tile,
 };
 use crate::{
@@ -14,6 +14,7 @@ use crate::{
     conv_last::direct::GroupWeights,
     gemm::tile::{Acc, MR, NR, RowPanels},
     igemm::Rows,
+    isa::{Math, per_isa},
     scratch::with_scratch,
 };
 use std::ops::Range;
@@ -34,17 +35,8 @@ pub(super) struct PackedProduct {
     n: usize,
     runs: usize,
     run_len: usize,
-    steps: Grouped,
-    panels: Vec<Panel>,
-}
-
-/// One panel's steps.
-#[derive(Clone)]
-struct Panel {
-    /// Of the weights.
-    steps: Range<usize>,
-    /// Of the programs; a place is an offset into rows whose runs follow each other.
-    program: Range<usize>,
+    /// A place is an offset into rows whose runs follow each other.
+    panels: Vec<Grouped>,
 }
 
 impl PackedProduct {
@@ -56,43 +48,22 @@ impl PackedProduct {
         places: &[usize],
         column: impl Fn(usize) -> usize,
     ) -> PackedProduct {
-        let run_steps = run_len.div_ceil(GROUP);
-        let mut steps = Grouped::default();
         let mut grouping = Grouping::default();
         let mut panels = Vec::with_capacity(n.div_ceil(NR));
-        steps.weights.reserve(runs * run_steps * n.div_ceil(NR));
-        steps.programs.reserve((runs * run_steps + DEPTH) * n.div_ceil(NR));
         for columns in (0..n).step_by(NR).map(|first| first..n.min(first + NR)) {
             let starts: Vec<usize> = columns.map(&column).collect();
             // Rows of adjacent columns are read as they lie.
             let adjacent = starts.len() == NR && starts.windows(2).all(|pair| pair[0] + 1 == pair[1]);
             let columns: Vec<&[i8]> = starts.into_iter().map(|j| w.get(j..).unwrap_or_default()).collect();
-            for (place, (run, step)) in (0..runs).flat_map(|r| (0..run_steps).map(move |s| (r, s))).enumerate() {
-                let k = run * run_len + step * GROUP;
-                let mut weights = Step([0; STEP]);
-                let places = &places[k..k + GROUP.min(run_len - step * GROUP)];
-                let to = weights.0.as_chunks_mut::<GROUP>().0;
-                if adjacent {
-                    for (i, &at) in places.iter().enumerate() {
-                        to.iter_mut().zip(&columns[0][at..at + NR]).for_each(|(to, &w)| to[i] = w);
-                    }
-                } else {
-                    for (column, to) in columns.iter().zip(to) {
-                        to.iter_mut().zip(places).for_each(|(to, &at)| *to = column[at]);
-                    }
-                }
-                grouping.push(weights, (place * GROUP) as u32);
-            }
-            let (first, program) = (steps.weights.len(), steps.programs.len());
-            grouping.finish(&mut steps);
-            panels.push(Panel { steps: first..steps.weights.len(), program: program..steps.programs.len() });
+            group(Isa::detect(), &columns, adjacent, [runs, run_len], places, &mut grouping);
+            panels.push(grouping.finish());
         }
-        PackedProduct { n, runs, run_len, steps, panels }
+        PackedProduct { n, runs, run_len, panels }
     }
 
     /// Bytes held.
     pub(super) fn bytes(&self) -> usize {
-        size_of_val(&self.steps.weights[..]) + size_of_val(&self.steps.programs[..])
+        self.panels.iter().map(|p| size_of_val(&p.weights[..]) + size_of_val(&p.program[..])).sum()
     }
 
     /// Panels of 16 columns.
@@ -116,13 +87,56 @@ impl PackedProduct {
     }
 
     /// A panel's program for rows whose steps begin at `offsets`.
-    fn program(&self, panel: &Panel, offsets: &[u32], out: &mut [u32]) {
+    fn program(panel: &Grouped, offsets: &[u32], out: &mut [u32]) {
         let mut out = out.iter_mut();
-        for (len, places) in parts(&self.steps.programs[panel.program.clone()]) {
+        for (len, places) in parts(&panel.program) {
             out.by_ref().take(1).for_each(|out| *out = (places.len() / len) as u32);
             for (&place, out) in places.iter().zip(&mut out) {
                 *out = offsets[place as usize / GROUP];
             }
+        }
+    }
+}
+
+per_isa! {
+    /// Pushes the steps of a panel whose columns begin at `columns`; `adjacent` ones follow each other in memory.
+    fn group(
+        columns: &[&[i8]],
+        adjacent: bool,
+        runs: [usize; 2],
+        places: &[usize],
+        to: &mut Grouping,
+    ) = group_body
+}
+
+#[inline(always)]
+fn group_body<M: Math>(
+    columns: &[&[i8]],
+    adjacent: bool,
+    [runs, run_len]: [usize; 2],
+    places: &[usize],
+    to: &mut Grouping,
+) {
+    let run_steps = run_len.div_ceil(GROUP);
+    for run in 0..runs {
+        for step in 0..run_steps {
+            let mut weights = Step([0; STEP]);
+            let places = &places[run * run_len..][step * GROUP..run_len.min((step + 1) * GROUP)];
+            let lanes = weights.0.as_chunks_mut::<GROUP>().0;
+            if adjacent {
+                for (i, &at) in places.iter().enumerate() {
+                    for (lane, &w) in lanes.iter_mut().zip(&columns[0][at..at + NR]) {
+                        lane[i] = w;
+                    }
+                }
+            } else {
+                for (lane, column) in lanes.iter_mut().zip(columns) {
+                    for (w, &at) in lane.iter_mut().zip(places) {
+                        *w = column[at];
+                    }
+                }
+            }
+            to.push(weights, ((run * run_steps + step) * GROUP) as u32);
         }
     }
 }
@@ -185,13 +199,13 @@ pub(super) fn multiply(
         for panel in panels {
             let known = &b.panels[panel];
             let program = if in_place {
-                &b.steps.programs[known.program.clone()]
+                &known.program[..]
             } else {
                 let program = &mut memory[..known.program.len()];
-                b.program(known, offsets, program);
+                PackedProduct::program(known, offsets, program);
                 program
             };
-            let weights = &b.steps.weights[known.steps.clone()];
+            let weights = &known.weights[..];
             let (col, cols) = (panel * NR, NR.min(b.n - panel * NR));
             let task = PanelTask { x, rows, weights, program, col, cols };
             match isa.usable() {

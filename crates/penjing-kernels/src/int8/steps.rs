@@ -7,6 +7,7 @@
 //! all weights, and small weights need fewer instructions.
 
 use crate::gemm::tile::NR;
+use std::collections::VecDeque;
 
 /// Weights of one step, `[16][4]`.
 pub(super) const STEP: usize = 4 * NR;
@@ -27,27 +28,39 @@ pub(super) struct Step(pub(super) [i8; STEP]);
 struct Load([u8; STEP]);
 
 impl Load {
-    /// Of a bounded step.
+    /// Of a step; sums past 255 count as 255.
     #[inline(always)]
     fn of(step: &Step) -> Load {
         let mut load = [0; STEP];
         for lane in 0..STEP / 2 {
-            let [a, b] = [step.0[2 * lane], step.0[2 * lane + 1]].map(i16::from);
-            load[lane] = (a.max(0) + b.max(0)) as u8;
-            load[STEP / 2 + lane] = (-(a.min(0) + b.min(0))) as u8;
+            // Both weights of a pair at once, so that they need not be parted in registers.
+            let pair = i16::from_le_bytes([step.0[2 * lane] as u8, step.0[2 * lane + 1] as u8]);
+            let (a, b) = ((pair << 8) >> 8, pair >> 8);
+            load[lane] = (a.max(0) + b.max(0)).min(255) as u8;
+            load[STEP / 2 + lane] = (-(a.min(0) + b.min(0))).min(255) as u8;
         }
         Load(load)
+    }
+
+    /// Whether the step keeps the bound.
+    #[inline(always)]
+    fn is_bounded(&self) -> bool {
+        let mut over = 0;
+        for i in 0..STEP {
+            over |= self.0[i].saturating_sub(LIMIT);
+        }
+        over == 0
     }
 
     /// Of both together, if they keep the bound.
     #[inline(always)]
     fn with(&self, other: &Load) -> Option<Load> {
         let mut sum = [0; STEP];
-        let parts = self.0.as_chunks::<16>().0.iter().zip(other.0.as_chunks::<16>().0);
+        let parts = self.0.as_chunks::<32>().0.iter().zip(other.0.as_chunks::<32>().0);
         // Most steps that do not fit show it in the first part.
-        for ((a, b), sum) in parts.zip(sum.as_chunks_mut::<16>().0) {
+        for ((a, b), sum) in parts.zip(sum.as_chunks_mut::<32>().0) {
             let mut over = 0;
-            for i in 0..16 {
+            for i in 0..32 {
                 sum[i] = a[i].saturating_add(b[i]);
                 over |= sum[i].saturating_sub(LIMIT);
             }
@@ -85,12 +98,12 @@ pub(super) fn split(step: &mut Step) -> Option<Step> {
     Some(rest)
 }
 
-/// Steps of panels in the order in which a tile takes them.
-#[derive(Default)]
+/// The steps of a panel in the order in which a tile takes them.
+#[derive(Clone)]
 pub(super) struct Grouped {
     pub(super) weights: Vec<Step>,
-    /// Each panel's program: for each length of a group, the longest first, how many there are, then the places of their steps.
-    pub(super) programs: Vec<u32>,
+    /// For each length of a group, the longest first, how many there are, then the places of their steps.
+    pub(super) program: Vec<u32>,
 }
 
 /// A group that may take more steps.
@@ -101,31 +114,36 @@ struct Group {
     len: usize,
 }
 
-/// The working memory of [`group`].
+/// The steps of a panel while they are grouped, and memory for those of the next.
 #[derive(Default)]
 pub(super) struct Grouping {
     steps: Vec<Step>,
     places: Vec<u32>,
-    open: Vec<Group>,
+    /// The oldest first.
+    open: VecDeque<Group>,
     /// Indices into the steps, group after group, by the groups' length less one.
     closed: [Vec<u32>; DEPTH],
 }
 
 impl Grouping {
     /// Appends a step of the depth.
+    #[inline(always)]
     pub(super) fn push(&mut self, mut step: Step, place: u32) {
-        let rest = split(&mut step);
-        for step in std::iter::once(step).chain(rest) {
-            self.add(Load::of(&step), self.steps.len() as u32);
-            self.steps.push(step);
-            self.places.push(place);
+        let load = Load::of(&step);
+        let rest = if load.is_bounded() { None } else { split(&mut step) };
+        self.add(if rest.is_some() { Load::of(&step) } else { load }, step, place);
+        if let Some(rest) = rest {
+            self.add(Load::of(&rest), rest, place);
         }
     }
 
-    /// Puts a step into the first group that it fits.
-    fn add(&mut self, load: Load, step: u32) {
-        for i in 0..self.open.len() {
-            let group = &mut self.open[i];
+    /// Puts a bounded step into the first group that it fits.
+    #[inline(always)]
+    fn add(&mut self, load: Load, weights: Step, place: u32) {
+        let step = self.steps.len() as u32;
+        self.steps.push(weights);
+        self.places.push(place);
+        for (i, group) in self.open.iter_mut().enumerate() {
             if let Some(sum) = group.load.with(&load) {
                 group.load = sum;
                 group.steps[group.len] = step;
@@ -139,27 +157,31 @@ impl Grouping {
         if self.open.len() == OPEN {
             self.close(0);
         }
-        self.open.push(Group { load, steps: [step; DEPTH], len: 1 });
+        self.open.push_back(Group { load, steps: [step; DEPTH], len: 1 });
     }
 
     fn close(&mut self, i: usize) {
-        let group = self.open.remove(i);
-        self.closed[group.len - 1].extend(&group.steps[..group.len]);
+        if let Some(group) = self.open.remove(i) {
+            self.closed[group.len - 1].extend(&group.steps[..group.len]);
+        }
     }
 
-    /// Ends the panel: appends its steps to `to`.
-    pub(super) fn finish(&mut self, to: &mut Grouped) {
+    /// Ends the panel and gives its steps.
+    pub(super) fn finish(&mut self) -> Grouped {
         while !self.open.is_empty() {
             self.close(0);
         }
+        let n = self.steps.len();
+        let mut to = Grouped { weights: Vec::with_capacity(n), program: Vec::with_capacity(n + DEPTH) };
         for (len, closed) in self.closed.iter_mut().enumerate().rev() {
-            to.programs.push((closed.len() / (len + 1)) as u32);
-            to.programs.extend(closed.iter().map(|&i| self.places[i as usize]));
+            to.program.push((closed.len() / (len + 1)) as u32);
+            to.program.extend(closed.iter().map(|&i| self.places[i as usize]));
             to.weights.extend(closed.iter().map(|&i| self.steps[i as usize]));
             closed.clear();
         }
         self.steps.clear();
         self.places.clear();
+        to
     }
 }
 
@@ -193,12 +215,11 @@ mod tests {
     }
 
     fn grouped(steps: &[Step]) -> Grouped {
-        let (mut grouping, mut to) = (Grouping::default(), Grouped::default());
+        let mut grouping = Grouping::default();
         for (place, &step) in steps.iter().enumerate() {
             grouping.push(step, place as u32);
         }
-        grouping.finish(&mut to);
-        to
+        grouping.finish()
     }
 
     #[test]
@@ -209,7 +230,7 @@ mod tests {
                 let to = grouped(&given);
                 let mut total = vec![[0i32; STEP]; n];
                 let mut first = 0;
-                for (len, places) in parts(&to.programs) {
+                for (len, places) in parts(&to.program) {
                     for places in places.chunks(len) {
                         let steps = &to.weights[first..first + len];
                         for (step, &place) in steps.iter().zip(places) {
@@ -224,14 +245,14 @@ mod tests {
                     }
                 }
                 assert!((0..n).all(|s| total[s] == given[s].0.map(i32::from)), "{kind}");
-                assert_eq!((first, first + DEPTH), (to.weights.len(), to.programs.len()), "{kind}");
+                assert_eq!((first, first + DEPTH), (to.weights.len(), to.program.len()), "{kind}");
             }
         }
     }
 
     #[test]
     fn small_weights_are_added_four_by_four_and_none_within_64_is_split() {
-        let lengths = |to: &Grouped| parts(&to.programs).map(|(len, places)| places.len() / len).collect::<Vec<_>>();
+        let lengths = |to: &Grouped| parts(&to.program).map(|(len, places)| places.len() / len).collect::<Vec<_>>();
         assert_eq!(lengths(&grouped(&weights("small", 40))), [10, 0, 0, 0]);
         assert_eq!(grouped(&weights("reduced", 200)).weights.len(), 200);
         assert_eq!(lengths(&grouped(&weights("largest", 10))), [0, 0, 0, 20]);
