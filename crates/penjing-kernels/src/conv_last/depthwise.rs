@@ -7,6 +7,7 @@ use super::{ConvEpilogue, output::Output};
 use crate::{
     Ctx,
     conv::ConvShape,
+    isa::prefetch,
     lanes::{LANES, Lanes, per_lanes},
     pool::Disjoint,
 };
@@ -16,6 +17,11 @@ use std::ops::Range;
 const TASK_RESULTS: usize = 8192;
 /// Outputs of a row that are computed at once.
 const WIDE: usize = 4;
+
+/// Elements of an x that a core's own cache does not hold.
+const FAR: usize = 1 << 18;
+/// Elements of a cache line.
+const CACHE_LINE: usize = 16;
 
 /// Whether `s` is a depthwise convolution with one output channel for each input channel.
 pub(crate) fn fits(s: &ConvShape) -> bool {
@@ -42,7 +48,7 @@ pub(crate) fn run(cx: Ctx<'_>, s: &ConvShape, x: &[f32], w: &[f32], e: &ConvEpil
         let (image, part) = (t / per_image, t % per_image);
         for i in oh * part / per_image..oh * (part + 1) / per_image {
             let first = (image * oh + i) * ow;
-            let row = Row { s, x, w, output: &output, first };
+            let row = Row { s, x, w, output: &output, first, far: x.len() >= FAR };
             // SAFETY: lengths were checked by `conv_last`, the line is one of the image's, and each row belongs to one task.
             unsafe {
                 each_output(cx.isa, &row, &Line::new(s, image, i));
@@ -139,6 +145,9 @@ struct Row<'a> {
     output: &'a Output<'a>,
     /// The row's first pixel in the batch.
     first: usize,
+    /// Whether x is larger than a core's own cache. It is read in stretches of a few columns by all channels, too short for the
+    /// hardware to foresee the next.
+    far: bool,
 }
 
 impl Row<'_> {
@@ -157,6 +166,13 @@ impl Row<'_> {
                 for ky in line.taps.clone() {
                     let x = self.at(line, ky, first, block);
                     let w = self.weights(ky, block);
+                    // The next columns of the rows that the line before did not read.
+                    if S > 1 && self.far && ky + S >= line.taps.end {
+                        let next = self.at(line, ky, first + (WIDE - 1) * S + KW, block * WIDE * S);
+                        for at in (0..WIDE * S * LANES).step_by(CACHE_LINE) {
+                            prefetch(next.wrapping_add(at));
+                        }
+                    }
                     for kx in 0..KW {
                         let w = V::load(w.add(kx * LANES));
                         for p in 0..WIDE {
