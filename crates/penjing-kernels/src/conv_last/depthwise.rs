@@ -17,6 +17,8 @@ use std::ops::Range;
 const TASK_RESULTS: usize = 8192;
 /// Outputs of a row that are computed at once.
 const WIDE: usize = 4;
+/// Most columns that they read: kernels of width 5 that move by two.
+const WIDEST: usize = (WIDE - 1) * 2 + 5;
 
 /// Elements of an x that a core's own cache does not hold.
 const FAR: usize = 1 << 18;
@@ -173,10 +175,15 @@ impl Row<'_> {
                             prefetch(next.wrapping_add(at));
                         }
                     }
+                    // Windows overlap: each column is loaded once.
+                    let mut columns = [V::splat(0.0); WIDEST];
+                    for i in 0..(WIDE - 1) * S + KW {
+                        columns[i] = V::load(x.add(i * c));
+                    }
                     for kx in 0..KW {
                         let w = V::load(w.add(kx * LANES));
                         for p in 0..WIDE {
-                            acc[p] = V::load(x.add((p * S + kx) * c)).fma(w, acc[p]);
+                            acc[p] = columns[p * S + kx].fma(w, acc[p]);
                         }
                     }
                 }
