@@ -3,7 +3,7 @@
 
 use penjing_exec::{Session, Target, lower};
 use penjing_ir::{Binary, Bindings, Fact, Model, Op};
-use penjing_tensor::{DType, Tensor};
+use penjing_tensor::{DType, Tensor, map_file};
 use std::sync::Arc;
 
 const SIDE: usize = 16;
@@ -49,4 +49,27 @@ fn a_constant_that_every_kernel_packs_is_freed_and_one_that_is_read_stays() {
             .collect();
         assert_eq!(outputs[0].1.as_slice::<f32>().unwrap(), want);
     }
+}
+
+#[test]
+fn rows_of_a_mapped_table_are_read_wherever_it_lies_in_its_file() {
+    let path = std::env::temp_dir().join(format!("penjing-table-{}", std::process::id()));
+    let table: Vec<f32> = (0..600).map(|i| i as f32 - 100.0).collect();
+    let bytes: Vec<u8> = table.iter().flat_map(|v| v.to_ne_bytes()).collect();
+    for gap in 0..5 {
+        std::fs::write(&path, [vec![1; gap], bytes.clone()].concat()).unwrap();
+        let file = Arc::new(map_file(&path).unwrap());
+        let mapped = Tensor::mapped(DType::F32, &[100, 6], &file, gap..gap + bytes.len()).unwrap();
+        let mut m = Model::default();
+        let rows = m.graph.add_input("rows", Fact::new(DType::I64, [3]));
+        let mapped = m.graph.add_const(mapped);
+        let y = m.graph.apply("pick", Op::Gather { axis: 0 }, &[mapped, rows]).unwrap();
+        m.graph.add_output("y", y);
+        let mut session = Session::new(Target::host(1)).unwrap();
+        let id = session.load(lower(m, &Bindings::default(), &Target::host(1)).unwrap()).unwrap();
+        let rows = Tensor::from_vec(&[3], vec![99i64, 0, -2]).unwrap();
+        let y = &session.run(id, &[("rows", &rows)]).unwrap()[0].1;
+        assert_eq!(y.as_slice::<f32>().unwrap(), [&table[594..], &table[..6], &table[588..594]].concat(), "gap {gap}");
+    }
+    std::fs::remove_file(path).unwrap();
 }

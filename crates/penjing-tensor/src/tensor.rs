@@ -195,6 +195,11 @@ impl Tensor {
         }
     }
 
+    /// The bytes where they lie, at any alignment: for what only moves elements, and so needs no copy of a mapped tensor.
+    pub fn raw_bytes(&self) -> &[u8] {
+        self.storage.raw(self.size_bytes())
+    }
+
     /// The bytes for writing; copies them first when another tensor shares them, or a file has them.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         let len = self.size_bytes();
@@ -388,6 +393,7 @@ mod tests {
             assert_eq!((&t, t.as_slice::<f32>().unwrap()), (&own, &elements[..]));
             let inside = file.position(t.bytes()).is_some();
             assert_eq!(inside, gap % 4 == 0, "an aligned tensor is read in place, gap {gap}");
+            assert_eq!(t.raw_bytes().as_ptr(), file[gap..].as_ptr());
             let mut changed = t.reshape(&[50_000]).unwrap();
             changed.as_mut_slice::<f32>().unwrap()[1] = -1.0;
             assert_eq!(changed.as_slice::<f32>().unwrap()[..3], [0.0, -1.0, 1.0]);

@@ -50,10 +50,19 @@ pub(super) fn select(site: &Site, op: &Op) -> Option<Kernel> {
         }
         Op::Gather { axis } => {
             let extents = around(&own, *axis);
-            Kernel::call(site, &name("gather"), move |call| {
-                let (src, indices) = (call.views.read(0)?, call.views.read::<i64>(1)?);
-                Ok(gather(call.ctx, size, src, extents, indices, call.views.write(0)?)?)
-            })
+            let name = name("gather");
+            match site.operands[0].content.clone() {
+                // A table stays in its file wherever it lies there.
+                Some(table) => Kernel::call(site, &name, move |call| {
+                    let indices = call.views.read::<i64>(0)?;
+                    Ok(gather(call.ctx, size, table.raw_bytes(), extents, indices, call.views.write(0)?)?)
+                })
+                .reading(vec![1]),
+                None => Kernel::call(site, &name, move |call| {
+                    let (src, indices) = (call.views.read(0)?, call.views.read::<i64>(1)?);
+                    Ok(gather(call.ctx, size, src, extents, indices, call.views.write(0)?)?)
+                }),
+            }
         }
         Op::GatherGrad { axis, .. } if result.dtype == DType::F32 => {
             let extents = around(&out, *axis);

@@ -118,16 +118,21 @@ fn group_body<M: Math>(
     to: &mut Grouping,
 ) {
     let run_steps = run_len.div_ceil(GROUP);
+    let side_by_side = places.iter().enumerate().all(|(k, &at)| at == k);
     for run in 0..runs {
         for step in 0..run_steps {
             let mut weights = Step([0; STEP]);
             let places = &places[run * run_len..][step * GROUP..run_len.min((step + 1) * GROUP)];
             let lanes = weights.0.as_chunks_mut::<GROUP>().0;
-            if adjacent {
-                for (i, &at) in places.iter().enumerate() {
-                    for (lane, &w) in lanes.iter_mut().zip(&columns[0][at..at + NR]) {
-                        lane[i] = w;
-                    }
+            if adjacent && let &[p, q, r, s] = places {
+                let row = |at: usize| columns[0][at..].first_chunk::<NR>().expect("a row holds the panel's columns");
+                let (p, q, r, s) = (row(p), row(q), row(r), row(s));
+                for (i, lane) in lanes.iter_mut().enumerate() {
+                    *lane = [p[i], q[i], r[i], s[i]];
+                }
+            } else if side_by_side && let &[first, _, _, _] = places {
+                for (lane, column) in lanes.iter_mut().zip(columns) {
+                    lane.copy_from_slice(&column[first..first + GROUP]);
                 }
             } else {
                 for (lane, column) in lanes.iter_mut().zip(columns) {

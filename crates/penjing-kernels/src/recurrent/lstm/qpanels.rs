@@ -54,13 +54,14 @@ impl QPanels {
         };
         let mut steps = vec![0i8; groups * STEP];
         for panel in 0..panels {
+            steps.fill(0);
             for col in 0..COLS {
                 let unit = panel * LANES + col % LANES;
                 let row = (unit < hidden).then(|| &r[(col / LANES * hidden + unit) * hidden..][..hidden]);
                 let row = row.unwrap_or_default();
                 packed.sums.push(row.iter().map(|&w| i32::from(w)).sum());
-                for k in 0..groups * 4 {
-                    steps[(k / 4 * COLS + col) * 4 + k % 4] = row.get(k).copied().unwrap_or(0);
+                for (group, w) in row.chunks(4).enumerate() {
+                    steps[(group * COLS + col) * 4..][..w.len()].copy_from_slice(w);
                 }
             }
             let mut rests = Vec::new();
