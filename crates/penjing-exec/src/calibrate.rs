@@ -5,6 +5,7 @@ use penjing_kernels::{
     Ctx, KernelError, Pool,
     conv::ConvShape,
     conv_last::{ConvEpilogue, Method, PackedConvLast, conv_last},
+    table,
 };
 use penjing_tensor::Rng;
 use std::time::{Duration, Instant};
@@ -151,7 +152,7 @@ fn time_shape(ctx: Ctx<'_>, label: &'static str, of: Use, shape: ConvShape) -> R
         while best == Duration::MAX || begin.elapsed() < BUDGET {
             best = best.min(run().map_err(failed)?);
         }
-        candidates.push((format!("{}.{}", ctx.isa.name(), packed.name()), best));
+        candidates.push((table::named(ctx.isa, packed.name()), best));
     }
     Ok(Timed { label, fitted: of == Use::Fit, shape, candidates })
 }

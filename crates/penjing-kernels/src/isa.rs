@@ -1,7 +1,8 @@
 //! Instruction-set levels and the choice between them at run time.
 //!
 //! A kernel body is written once over [`Math`] and compiled once a level by [`per_isa!`]; the hot loops of GEMM are written
-//! with `core::arch`. A level that the host lacks is never entered: [`Isa::usable`] falls back to `Generic`.
+//! with `core::arch`. A level that the host lacks is never entered: [`Isa::usable`] falls back to a lower one. A level contains
+//! those below it: a kernel without code for a level runs the one of the next lower.
 
 use crate::Pool;
 
@@ -12,15 +13,22 @@ pub enum Isa {
     Generic,
     /// x86-64 with AVX2 and FMA.
     Avx2,
+    /// x86-64 with AVX-512 (F, BW, DQ, VL) and its byte products (VNNI) besides.
+    Avx512,
 }
 
 impl Isa {
     /// Every level, lowest first.
-    pub const ALL: [Isa; 2] = [Isa::Generic, Isa::Avx2];
+    pub const ALL: [Isa; 3] = [Isa::Generic, Isa::Avx2, Isa::Avx512];
 
-    /// The highest level this host has.
+    /// The highest proven level this host has.
     pub fn detect() -> Isa {
-        if Isa::Avx2.available() { Isa::Avx2 } else { Isa::Generic }
+        Isa::ALL.into_iter().rfind(|isa| isa.proven() && isa.available()).unwrap_or(Isa::Generic)
+    }
+
+    /// Whether the tests of its kernels have run on a host that has the level. Another is used only where it is asked for.
+    pub fn proven(self) -> bool {
+        self < Isa::Avx512
     }
 
     /// Whether this host can run the level.
@@ -29,8 +37,17 @@ impl Isa {
             Isa::Generic => true,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => {
+                Isa::Avx2.available()
+                    && is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512vnni")
+            }
             #[cfg(not(target_arch = "x86_64"))]
-            Isa::Avx2 => false,
+            Isa::Avx2 | Isa::Avx512 => false,
         }
     }
 
@@ -39,6 +56,7 @@ impl Isa {
         match self {
             Isa::Generic => "generic",
             Isa::Avx2 => "avx2",
+            Isa::Avx512 => "avx512",
         }
     }
 
@@ -47,9 +65,9 @@ impl Isa {
         Isa::ALL.into_iter().find(|isa| isa.name() == name)
     }
 
-    /// `self` where the host can run it, `Generic` otherwise: what a dispatch may safely enter.
+    /// The highest level up to `self` that the host can run: what a dispatch may safely enter.
     pub(crate) fn usable(self) -> Isa {
-        if self.available() { self } else { Isa::Generic }
+        Isa::ALL.into_iter().rfind(|&isa| isa <= self && isa.available()).unwrap_or(Isa::Generic)
     }
 }
 
@@ -141,8 +159,8 @@ macro_rules! per_isa {
                 fn avx2($($arg: $ty),*) $(-> $ret)? {
                     $body::<$crate::isa::Fused>($($arg),*)
                 }
-                if isa.usable() == $crate::Isa::Avx2 {
-                    // SAFETY: `usable` returns `Avx2` only where the host has AVX2 and FMA.
+                if isa.usable() >= $crate::Isa::Avx2 {
+                    // SAFETY: `usable` returns `Avx2` or more only where the host has AVX2 and FMA.
                     return unsafe { avx2($($arg),*) };
                 }
             }

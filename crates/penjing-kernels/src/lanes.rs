@@ -201,8 +201,8 @@ macro_rules! per_lanes {
                     // SAFETY: the caller's contract; the host has AVX2 and FMA where this function may be called.
                     unsafe { $body::<$crate::lanes::x86::Avx2>($($arg),*) }
                 }
-                if isa.usable() == $crate::Isa::Avx2 {
-                    // SAFETY: the caller's contract; `usable` returns `Avx2` only where the host has AVX2 and FMA.
+                if isa.usable() >= $crate::Isa::Avx2 {
+                    // SAFETY: the caller's contract; `usable` returns `Avx2` or more only where the host has AVX2 and FMA.
                     return unsafe { avx2($($arg),*) };
                 }
             }

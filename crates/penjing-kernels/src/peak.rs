@@ -47,8 +47,8 @@ fn best_rate(ctx: Ctx<'_>, operations: usize, task: &(dyn Fn() + Sync)) -> f64 {
 /// The sum of all chains, each `v ← v · a + b` from 0 on.
 fn chains(isa: Isa, a: f32, b: f32) -> f32 {
     #[cfg(target_arch = "x86_64")]
-    if isa.usable() == Isa::Avx2 {
-        // SAFETY: `usable` returns `Avx2` only where the host has AVX2 and FMA.
+    if isa.usable() >= Isa::Avx2 {
+        // SAFETY: `usable` returns `Avx2` or more only where the host has AVX2 and FMA.
         return unsafe { chains_avx2(a, b) };
     }
     let _ = isa;
@@ -74,8 +74,8 @@ fn chains_avx2(a: f32, b: f32) -> f32 {
 /// The sum of all integer chains, each adding `BYTES` products `a · b` a step.
 fn byte_chains(isa: Isa, a: u8, b: i8) -> i32 {
     #[cfg(target_arch = "x86_64")]
-    if isa.usable() == Isa::Avx2 {
-        // SAFETY: `usable` returns `Avx2` only where the host has AVX2.
+    if isa.usable() >= Isa::Avx2 {
+        // SAFETY: `usable` returns `Avx2` or more only where the host has AVX2.
         return unsafe { byte_chains_avx2(a, b) };
     }
     let _ = isa;

@@ -193,10 +193,10 @@ fn add_dots(isa: Isa, dots: &Dots<'_>, offsets: &[usize], sums: &mut [f32]) {
     match isa.usable() {
         Isa::Generic => add_dots_with(dots, offsets, sums, dot_tile),
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: `usable` returns `Avx2` only where the host has AVX2 and FMA.
-        Isa::Avx2 => unsafe { add_dots_avx2(dots, offsets, sums) },
+        // SAFETY: `usable` returns `Avx2` or more only where the host has AVX2 and FMA.
+        Isa::Avx2 | Isa::Avx512 => unsafe { add_dots_avx2(dots, offsets, sums) },
         #[cfg(not(target_arch = "x86_64"))]
-        Isa::Avx2 => add_dots_with(dots, offsets, sums, dot_tile),
+        Isa::Avx2 | Isa::Avx512 => add_dots_with(dots, offsets, sums, dot_tile),
     }
 }
 

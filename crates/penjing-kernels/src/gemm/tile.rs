@@ -171,8 +171,9 @@ pub(crate) fn run_block<K: Kind, S: Sink<K::Sum>>(isa: Isa, block: &Block<'_, K:
                 _ => K::runs::<6>(a, b, acc),
             },
         ),
-        // SAFETY: `usable` returns `Avx2` only where the host has AVX2 and FMA; the runs lie inside the copy (checked above).
-        Isa::Avx2 => unsafe { run_block_avx2::<K, S>(block, sink) },
+        // SAFETY: `usable` returns `Avx2` or more only where the host has AVX2 and FMA; the runs lie inside the copy (checked
+        // above).
+        Isa::Avx2 | Isa::Avx512 => unsafe { run_block_avx2::<K, S>(block, sink) },
     }
 }
 

@@ -20,7 +20,7 @@ pub(crate) fn transpose(
     assert!((rows - 1) * src_stride + cols <= src.len() && (cols - 1) * dst_stride + rows <= dst.len());
     let mut whole = [0, 0];
     #[cfg(target_arch = "x86_64")]
-    if isa.usable() == Isa::Avx2 {
+    if isa.usable() >= Isa::Avx2 {
         whole = [rows / 8 * 8, cols / 8 * 8];
         // SAFETY: all elements lie inside their slices (checked above), and the host has AVX2.
         unsafe { x86::blocks(whole, src.as_ptr(), src_stride, dst.as_mut_ptr(), dst_stride) };

@@ -255,8 +255,10 @@ pub(crate) fn multiply<S: Sink<f32>>(
                 generic_tile(rows, at, s, b, start, ahead, acc)
             })
         },
-        // SAFETY: as above; `usable` returns `Avx2` only where the host has AVX2 and FMA.
+        // SAFETY: as above; `usable` returns a level only where the host has it.
         Isa::Avx2 => unsafe { multiply_avx2(rows, step, b, panels, sink, sums) },
+        // SAFETY: as above.
+        Isa::Avx512 => unsafe { multiply_avx512(rows, step, b, panels, sink, sums) },
     });
 }
 
@@ -276,6 +278,30 @@ unsafe fn multiply_avx2<S: Sink<f32>>(
         tiles(rows, step, b, panels, sink, sums, |rows, at, s, b, start, ahead, acc| {
             avx2_tile(rows, at, s, b, start, ahead, acc)
         })
+    }
+}
+
+/// # Safety
+/// The rows' runs lie inside A; the host has `Isa::Avx512`.
+#[cfg_attr(target_arch = "x86_64", target_feature(enable = "avx2,fma,avx512f,avx512vl"))]
+unsafe fn multiply_avx512<S: Sink<f32>>(
+    rows: &Rows<'_, f32>,
+    step: usize,
+    b: &Panels<'_>,
+    panels: Range<usize>,
+    sink: &S,
+    sums: &mut [f32],
+) {
+    // SAFETY: this function's contract.
+    unsafe {
+        tiles(rows, step, b, panels, sink, sums, |rows, at, s, b, start, ahead, acc| match rows.len() {
+            1 => tile::avx512::<1>(&pointers(at, rows), s, b, start, ahead, acc),
+            2 => tile::avx512::<2>(&pointers(at, rows), s, b, start, ahead, acc),
+            3 => tile::avx512::<3>(&pointers(at, rows), s, b, start, ahead, acc),
+            4 => tile::avx512::<4>(&pointers(at, rows), s, b, start, ahead, acc),
+            5 => tile::avx512::<5>(&pointers(at, rows), s, b, start, ahead, acc),
+            _ => tile::avx512::<6>(&pointers(at, rows), s, b, start, ahead, acc),
+        });
     }
 }
 
@@ -359,8 +385,8 @@ pub(crate) fn multiply_plain(
                 generic_tile(rows, at, s, b, start, ahead, acc)
             })
         },
-        // SAFETY: as above; `usable` returns `Avx2` only where the host has AVX2 and FMA.
-        Isa::Avx2 => unsafe { multiply_plain_avx2(a, bases, b, panels, c) },
+        // SAFETY: as above; `usable` returns `Avx2` or more only where the host has AVX2 and FMA.
+        Isa::Avx2 | Isa::Avx512 => unsafe { multiply_plain_avx2(a, bases, b, panels, c) },
     }
 }
 

@@ -215,8 +215,8 @@ pub(super) fn multiply(
             let task = PanelTask { x, rows, weights, program, col, cols };
             match isa.usable() {
                 #[cfg(target_arch = "x86_64")]
-                // SAFETY: the rows' runs lie inside A (checked above); `usable` returns `Avx2` only where the host has it.
-                Isa::Avx2 => unsafe { tile::x86::panel(&task, finish) },
+                // SAFETY: the rows' runs lie inside A (checked above); `usable` returns a level only where the host has it.
+                isa @ (Isa::Avx2 | Isa::Avx512) => unsafe { tile::x86::panel(isa, &task, finish) },
                 _ => task.plain(finish),
             }
         }

@@ -206,7 +206,7 @@ fn multiply(isa: Isa, x: &[u8], panel: &Panel<'_>, acc: &mut [i32; COLS]) {
     assert!(rest.is_empty() && panel.weights.len() == (groups.len() + panel.extras.len()) * STEP);
     assert!(panel.extras.iter().all(|&g| (g as usize) < groups.len()));
     #[cfg(target_arch = "x86_64")]
-    if isa.usable() == Isa::Avx2 {
+    if isa.usable() >= Isa::Avx2 {
         // SAFETY: the host has AVX2; a step of weights for every group and extra, whose group exists (checked above).
         return unsafe { x86::multiply(groups, panel, acc) };
     }
