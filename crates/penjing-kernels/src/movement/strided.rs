@@ -2,7 +2,7 @@
 //!
 //! Axes that lie together on both sides are merged first. A box whose innermost axes are contiguous on both sides is copied in
 //! runs; one that is contiguous along different axes on the two sides is copied in square tiles, so that each cache line of
-//! either side is touched once.
+//! either side is touched once, or, where a few lines become the parts of pixels, pixel by pixel.
 
 use super::{ElemSize, by_size};
 use crate::{
@@ -142,10 +142,15 @@ fn copy_box<const N: usize>(
     let dst = Disjoint::new(dst.as_chunks_mut::<N>().0);
     let mut outer = axes.to_vec();
     let inner = outer.pop().unwrap_or(Axis { n: 1, src: 1, dst: 1 });
-    let across = outer.iter().rposition(|a| a.src.unsigned_abs() == 1).filter(|_| inner.src.unsigned_abs() > 1);
-    let across = across.map_or(Axis { n: 1, src: 0, dst: 0 }, |i| outer.remove(i));
+    let transposed = outer.iter().rposition(|a| a.src.unsigned_abs() == 1).filter(|_| inner.src.unsigned_abs() > 1);
+    let across = transposed.or(outer.len().checked_sub(1)).map(|i| outer.remove(i));
+    let across = across.unwrap_or(Axis { n: 1, src: 0, dst: 0 });
     // A unit is a strip of up to TILE lines of the inner axis, or of many short ones, cut at TASK elements.
-    let lines = across.n.min(if inner.n < TILE { TASK / TILE } else { TILE });
+    let lines = match transposed {
+        Some(_) if inner.n >= TILE => TILE,
+        _ => TASK / inner.n.clamp(TILE, TASK),
+    };
+    let lines = lines.min(across.n);
     let strips = across.n.div_ceil(lines);
     let piece = inner.n.min(TASK / lines);
     let pieces = inner.n.div_ceil(piece);
@@ -176,9 +181,23 @@ fn copy_box<const N: usize>(
 /// # Safety
 /// The tile's elements are valid at both pointers and the destinations are exclusively held.
 unsafe fn copy_tile<const N: usize>([across, inner]: [Axis; 2], src: *const [u8; N], dst: *mut [u8; N]) {
-    if across.n == 1 {
-        // SAFETY: the caller's contract.
-        return unsafe { copy_line(inner, src, dst) };
+    if across.src.unsigned_abs() != 1 || inner.src.unsigned_abs() <= 1 {
+        for a in 0..across.n {
+            // SAFETY: the caller's contract.
+            unsafe { copy_line(inner, src.offset(a as isize * across.src), dst.add(a * across.dst)) };
+        }
+        return;
+    }
+    if across.src == 1 && inner.dst == 1 && across.dst == inner.n {
+        match inner.n {
+            // SAFETY: the caller's contract.
+            2 => return unsafe { interleave::<N, 2>(across.n, inner.src, src, dst) },
+            // SAFETY: the caller's contract.
+            3 => return unsafe { interleave::<N, 3>(across.n, inner.src, src, dst) },
+            // SAFETY: the caller's contract.
+            4 => return unsafe { interleave::<N, 4>(across.n, inner.src, src, dst) },
+            _ => {}
+        }
     }
     for start in (0..inner.n).step_by(TILE) {
         for a in 0..across.n {
@@ -191,10 +210,39 @@ unsafe fn copy_tile<const N: usize>([across, inner]: [Axis; 2], src: *const [u8;
     }
 }
 
+/// Element p of each of `K` lines, which lie `line` elements apart, becomes part of pixel p.
+///
+/// # Safety
+/// `pixels` elements of each line are valid at `src`, and as many pixels of `K` elements at `dst`, which are exclusively held.
+unsafe fn interleave<const N: usize, const K: usize>(
+    pixels: usize,
+    line: isize,
+    src: *const [u8; N],
+    dst: *mut [u8; N],
+) {
+    // SAFETY: the caller's contract.
+    let to = unsafe { std::slice::from_raw_parts_mut(dst.cast::<[[u8; N]; K]>(), pixels) };
+    // SAFETY: the caller's contract.
+    let from: [&[[u8; N]]; K] =
+        std::array::from_fn(|k| unsafe { std::slice::from_raw_parts(src.offset(k as isize * line), pixels) });
+    for (p, to) in to.iter_mut().enumerate() {
+        for k in 0..K {
+            to[k] = from[k][p];
+        }
+    }
+}
+
 /// # Safety
 /// As [`copy_tile`].
 unsafe fn copy_line<const N: usize>(axis: Axis, src: *const [u8; N], dst: *mut [u8; N]) {
     match (axis.src, axis.dst) {
+        // A copy of a length that the compiler does not know is a call.
+        // SAFETY: the caller's contract; lines that are read and written never overlap.
+        (1, 1) if axis.n * N <= 64 && (axis.n * N).is_multiple_of(16) => unsafe {
+            for i in 0..axis.n * N / 16 {
+                std::ptr::copy_nonoverlapping(src.cast::<[u8; 16]>().add(i), dst.cast::<[u8; 16]>().add(i), 1);
+            }
+        },
         // SAFETY: the caller's contract.
         (1, 1) => unsafe { std::ptr::copy_nonoverlapping(src, dst, axis.n) },
         // SAFETY: the caller's contract.

@@ -52,7 +52,11 @@ fn check(
 
 #[test]
 fn permute_moves_every_element() {
-    let cases: [(&[usize], &[usize]); 12] = [
+    let cases: [(&[usize], &[usize]); 16] = [
+        (&[2, 3, 5000], &[0, 2, 1]),
+        (&[2, 40_000], &[1, 0]),
+        (&[3, 4, 7, 11], &[0, 2, 3, 1]),
+        (&[2, 3, 4, 16], &[1, 0, 2, 3]),
         (&[], &[]),
         (&[7], &[0]),
         (&[3, 5], &[1, 0]),
@@ -85,7 +89,11 @@ fn permute_moves_every_element() {
 #[test]
 fn slice_takes_strides_of_both_signs() {
     type Case<'a> = (&'a [usize], &'a [usize], &'a [i64], &'a [usize]);
-    let cases: [Case<'_>; 7] = [
+    let cases: [Case<'_>; 10] = [
+        // Pixels of channels that lie last, short and long lines; strides inside of lines.
+        (&[3, 9, 10, 16], &[0, 1, 0, 0], &[1, 2, 2, 1], &[3, 4, 5, 16]),
+        (&[40, 9, 10, 32], &[0, 0, 9, 0], &[1, 2, -2, 1], &[40, 5, 5, 32]),
+        (&[30, 40, 33], &[0, 1, 32], &[1, 2, -2], &[30, 20, 17]),
         (&[10], &[9], &[-1], &[10]),
         (&[10], &[8], &[-3], &[3]),
         (&[6, 8], &[1, 2], &[2, 1], &[3, 5]),
@@ -182,6 +190,7 @@ fn pad_surrounds_with_the_value() {
     for (shape, before, after) in [
         (vec![3usize, 4], vec![1usize, 2], vec![0usize, 3]),
         (vec![2, 3, 50, 60], vec![0, 0, 1, 1], vec![0, 0, 1, 1]),
+        (vec![3, 40, 9, 16], vec![0, 0, 0, 8], vec![0, 0, 0, 8]),
         (vec![0, 2], vec![1, 0], vec![1, 1]),
         (vec![5], vec![0], vec![0]),
     ] {
