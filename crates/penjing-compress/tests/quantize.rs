@@ -7,7 +7,8 @@ use penjing_compress::{
     quantize::{QuantizeConfig, Range, WeightRange, activations, place_dynamic, place_fake_quant, to_qdq},
 };
 use penjing_ir::{
-    ConvSpec, Dim, Fact, Model, Op, PoolKind, PoolSpec, QuantScheme, Real, Role, Scope, Stage, ValueId, verify,
+    ConvSpec, Dim, Fact, Model, Op, PadMode, PoolKind, PoolSpec, QuantScheme, Real, Reduction, Role, Scope, SliceRange,
+    Stage, ValueId, verify,
 };
 use penjing_reference::{Precision, run};
 use penjing_tensor::{DType, Rng, Tensor};
@@ -288,4 +289,139 @@ fn rows_of_large_tables_have_grids_of_their_own() {
 /// The grid of a weight whose rows have scales of their own.
 fn grid(dtype: DType) -> QuantScheme {
     QuantScheme { dtype, axis: Some(0), narrow: true }
+}
+
+/// x: [3, 2, 6, 6] → 1 × 1 convolutions and what the test puts between them.
+struct Net {
+    model: Model,
+}
+
+impl Net {
+    fn new() -> (Net, ValueId) {
+        let mut model = Model::new("m");
+        let shape = [3, 2, 6, 6].map(Dim::Const).to_vec();
+        let x = model.graph.add_input("x", Fact { dtype: DType::F32, shape });
+        (Net { model }, x)
+    }
+
+    fn op(&mut self, name: &str, op: Op, x: &[ValueId]) -> ValueId {
+        self.model.graph.apply(name, op, x).unwrap()
+    }
+
+    fn conv(&mut self, name: &str, x: ValueId, channels: usize) -> ValueId {
+        let from = self.model.graph.fact(x).shape[1].as_const().unwrap();
+        let w = self.model.add_weight(&format!("{name}.weight"), random(name, &[channels, from, 1, 1]));
+        self.op(name, Op::Conv(ConvSpec::unit(2)), &[x, w])
+    }
+
+    fn relu(&mut self, x: ValueId) -> ValueId {
+        self.op("relu", Op::Unary(penjing_ir::Unary::Relu), &[x])
+    }
+
+    fn max_pool(&mut self, x: ValueId) -> ValueId {
+        let (kernel, strides) = (vec![2, 2], vec![2, 2]);
+        let spec = PoolSpec { kernel, strides, pads: vec![(0, 0); 2], dilations: vec![1, 1], ceil: false };
+        self.op("pool", Op::Pool { kind: PoolKind::Max, spec }, &[x])
+    }
+
+    /// The values on a grid, the input apart, when `y` and `outputs` leave the graph; QDQ must answer as fake quantization does.
+    fn on_grids(mut self, y: ValueId, outputs: &[ValueId]) -> Vec<ValueId> {
+        self.model.graph.add_output("y", y);
+        outputs.iter().enumerate().for_each(|(i, &v)| self.model.graph.add_output(&format!("side{i}"), v));
+        let config = QuantizeConfig::default();
+        let values = activations(&self.model, &config);
+        let fake = fake_quantized(&self.model, &config);
+        let qdq = to_qdq(&fake).unwrap();
+        verify(&qdq, Stage::Canonical).unwrap();
+        // There are no biases to round; what is behind a mover may be rounded twice.
+        let (fake, qdq) = (output(&fake), output(&qdq));
+        assert!(fake.iter().zip(&qdq).all(|(a, b)| (a - b).abs() <= 1e-4 * a.abs().max(1.0)), "{fake:?} {qdq:?}");
+        values.into_iter().filter(|v| !self.model.graph.inputs.contains(v)).collect()
+    }
+}
+
+/// A shortcut that takes every second pixel and adds channels of zeros: its grid is that of what the convolution beside it reads.
+#[test]
+fn a_grid_moves_above_what_only_moves_elements() {
+    for in_float in [false, true] {
+        let (mut net, x) = Net::new();
+        let h = net.conv("a", x, 4);
+        let h = net.relu(h);
+        let pooled = net.max_pool(h);
+        let main = net.conv("b", pooled, 6);
+        let ranges = [(0, 3, 1), (0, 4, 1), (0, 3, 1), (0, 3, 1)];
+        let ranges =
+            ranges.map(|(start, len, step)| SliceRange { start: Dim::Const(start), len: Dim::Const(len), step });
+        let side = net.op("slice", Op::Slice { ranges: ranges.to_vec() }, &[pooled]);
+        let pad = Op::Pad { before: vec![0, 1, 0, 0], after: vec![0, 1, 0, 0], mode: PadMode::Constant(Real(0.0)) };
+        let side = net.op("pad", pad, &[side]);
+        let sum = net.op("add", Op::Binary(penjing_ir::Binary::Add), &[main, side]);
+        // The pooled image as a result keeps its float, and its grid stays below the pooling.
+        let side = if in_float { vec![pooled] } else { vec![] };
+        assert_eq!(net.on_grids(sum, &side), [if in_float { pooled } else { h }]);
+    }
+}
+
+/// An average is none of its elements: the grid stays behind it.
+#[test]
+fn a_grid_stays_behind_what_changes_values() {
+    let (mut net, x) = Net::new();
+    let h = net.conv("a", x, 4);
+    let (kernel, pads) = (vec![2, 2], vec![(0, 0); 2]);
+    let spec = PoolSpec { strides: vec![2, 2], kernel, pads, dilations: vec![1, 1], ceil: false };
+    let kind = PoolKind::Average { count_include_pad: false };
+    let mean = net.op("mean", Op::Pool { kind, spec }, &[h]);
+    let y = net.conv("b", mean, 3);
+    assert_eq!(net.on_grids(y, &[]), [mean]);
+}
+
+/// Tensors that are joined are on one grid, that of the joined, which the convolution behind it reads; so is what is joined again.
+/// A joined tensor that is a result keeps its float, and its grid stays below the joining.
+#[test]
+fn joined_tensors_share_a_grid() {
+    for in_float in [false, true] {
+        let (mut net, x) = Net::new();
+        let (a, b, c) = (net.conv("a", x, 2), net.conv("b", x, 3), net.conv("c", x, 1));
+        let [a, b, c] = [a, b, c].map(|v| net.relu(v));
+        let both = net.op("both", Op::Concat { axis: 1 }, &[a, b]);
+        let [again, pooled] = [both, c].map(|v| net.max_pool(v));
+        let all = net.op("all", Op::Concat { axis: 1 }, &[again, pooled]);
+        let y = net.conv("d", all, 3);
+        let aside = net.conv("e", a, 2);
+        net.model.graph.add_output("aside", aside);
+
+        let mut model = net.model.clone();
+        model.graph.add_output("y", y);
+        if in_float {
+            model.graph.add_output("both", both);
+        }
+        let fake = fake_quantized(&model, &QuantizeConfig::default());
+        let grids = |v: &ValueId| {
+            let read = fake.graph.nodes().iter().find(|n| matches!(n.op, Op::FakeQuant(_)) && n.inputs[0] == *v);
+            let state = fake.state_of(read.unwrap().inputs[1]).unwrap();
+            fake.state(state).init.to_f64s()[0]
+        };
+        let joined: Vec<f64> = if in_float { vec![both, c] } else { vec![a, b, c] }.iter().map(grids).collect();
+        assert!(joined.iter().all(|&scale| scale == joined[0]), "{joined:?}");
+        let (outputs, want) = if in_float { (vec![both], vec![a, c, both]) } else { (vec![], vec![a, b, c]) };
+        assert_eq!(net.on_grids(y, &outputs), want);
+    }
+}
+
+/// The image before a mean over its positions is on a grid, where nobody reads it as floats.
+#[test]
+fn an_image_is_on_a_grid_before_its_mean() {
+    for (axes, in_float, image_on_grid) in
+        [(vec![2, 3], false, true), (vec![2, 3], true, false), (vec![3], false, false)]
+    {
+        let (mut net, x) = Net::new();
+        let h = net.conv("a", x, 4);
+        let h = net.relu(h);
+        let mean = net.op("mean", Op::Reduce { kind: Reduction::Mean, axes: axes.clone(), keep: true }, &[h]);
+        let y = net.conv("b", mean, 3);
+        let y = if in_float { net.op("gate", Op::Binary(penjing_ir::Binary::Mul), &[h, mean]) } else { y };
+        let aside = if in_float { net.conv("c", mean, 2) } else { y };
+        let want = if image_on_grid { vec![h, mean] } else { vec![mean] };
+        assert_eq!(net.on_grids(y, &[aside]), want, "{axes:?} {in_float}");
+    }
 }

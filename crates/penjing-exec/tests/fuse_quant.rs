@@ -358,3 +358,41 @@ fn one_grid_goes_below_a_gather() {
     let ops = net.fused(&[y], Tolerance::Exact);
     assert_eq!((count(&ops, "Gather"), count(&ops, "machine.QChain"), count(&ops, "Dequantize")), (1, 1, 0), "{ops:?}");
 }
+
+/// The mean of an image on a grid is taken of the integers, in whatever order its axes lie, and rounded once.
+#[test]
+fn a_mean_of_integers_runs_on_integers() {
+    let build = |axes: &[usize], on_grid: bool| {
+        let mut net = Net::new();
+        let x = net.input("x", &[2, 4, 5, 5]);
+        let x = net.on_grid(x);
+        let w = net.weight("w", &[6, 4, 3, 3], 0);
+        let h = net.op(Op::Conv(ConvSpec::unit(2)), &[x, w]);
+        let h = net.relu(h);
+        let h = if on_grid { net.on_grid(h) } else { h };
+        let mean = net.op(Op::Reduce { kind: Reduction::Mean, axes: axes.to_vec(), keep: false }, &[h]);
+        let y = net.on_grid(mean);
+        let ops = net.fused(&[y], QUANTUM);
+        let rounded = |op: &Op| matches!(op, Op::Machine(MachineOp::QMean { out: Some(_), .. }));
+        (ops.iter().filter(|op| rounded(op)).count(), count(&ops, "ReduceMean"), count(&ops, "Quantize"))
+    };
+    // The input's Quantize is the only one.
+    assert_eq!(build(&[2, 3], true), (1, 0, 1));
+    assert_eq!(build(&[1], true), (1, 0, 1));
+    // Floats, and axes that lie apart in every order, stay with the float kernel.
+    assert_eq!(build(&[2, 3], false), (0, 1, 2));
+    assert_eq!(build(&[0, 1, 2], true).0, 0);
+}
+
+/// A mean that somebody reads as a float is one; its Quantize stays.
+#[test]
+fn a_mean_of_integers_that_is_read_as_float_stays_float() {
+    let mut net = Net::new();
+    let x = net.input("x", &[2, 9, 3]);
+    let x = net.on_grid_of(x, DType::I8);
+    let mean = net.op(Op::Reduce { kind: Reduction::Mean, axes: vec![1], keep: true }, &[x]);
+    let y = net.on_grid(mean);
+    let ops = net.fused(&[mean, y], Tolerance::Accumulating(16));
+    let float = |op: &Op| matches!(op, Op::Machine(MachineOp::QMean { out: None, .. }));
+    assert_eq!((ops.iter().filter(|op| float(op)).count(), count(&ops, "Quantize")), (1, 2), "{ops:?}");
+}

@@ -157,6 +157,7 @@ fn machine(op: &MachineOp, x: &[Vec<u64>], y: &[Vec<u64>], result: u64) -> (u64,
             (macs, cells.saturating_mul(5 * TRANSCENDENTAL + 18))
         }
         MachineOp::QMatMul { .. } => (matmul_macs(&x[0], false, result), result.saturating_mul(6)),
+        MachineOp::QMean { .. } => (0, product(&x[0])),
         // Orders of axes change no count.
         MachineOp::Last(op) => arithmetic(op, x, y),
     }

@@ -118,6 +118,7 @@ pub static KERNELS: &[KernelRow] = rows! {
             "f32-f32-max_pool_grad_last";
         Elementwise Rounding(4) => "f32-f32-chain";
         MatMul Accumulating(8) => "f32-f32-attention_grad";
+        Reduce Exact => "qs8-f32-mean" "qs8-qs8-mean" "qs8-qu8-mean" "qu8-f32-mean" "qu8-qs8-mean" "qu8-qu8-mean";
         Reduce Accumulating(1) => "f32-f32-reduce";
         Reduce Exact => "f32-i64-arg_reduce";
         Reduce Accumulating(4) => "f32-f32-softmax" "f32-f32-log_softmax" "f32-f32-softmax_grad" "f32-f32-log_softmax_grad";

@@ -17,7 +17,7 @@ use penjing_kernels::{
     gemm::{Batch, Clamp, Epilogue, GemmShape, Mat, Rhs, gemm, gemm_batched},
     int8::{
         ByteType, Bytes, BytesMut, Grid, Limits, PackedQConvLast, PackedQGemm, QEpilogue, QOut, QTensor, Scales,
-        WeightLayout, dequantize, fake_quant, qconv_last, qgemm, quantize,
+        WeightLayout, dequantize, fake_quant, qconv_last, qgemm, qmean, quantize,
     },
     movement::{ElemSize, concat, expand, gather, gather_grad, one_hot, pad, permute, slice},
     norm::{
@@ -98,6 +98,7 @@ fn run(row: &KernelRow, cx: Ctx<'_>) -> Vec<Point> {
         "lstm" | "lstm_grad" => recurrent(cx, op),
         "gru" => gated(cx),
         "quantize" | "dequantize" | "fake_quant" => quantization(cx, from, to, op),
+        "mean" => integer_mean(cx, from, to),
         _ => norm(cx, op),
     }
 }
@@ -698,6 +699,41 @@ fn gated(cx: Ctx<'_>) -> Vec<Point> {
         all.extend(points(&[y[0], y[1], last[0]], &[want[0], want[1], h], 2, 1.0));
     }
     all
+}
+
+/// Means of 9 pixels of 37 channels in two images, on a grid that some of them leave.
+fn integer_mean(cx: Ctx<'_>, from: &str, to: &str) -> Vec<Point> {
+    let (n, inner) = (9, 37);
+    let bytes: Vec<u8> = (0..2 * n * inner).map(|i| (i * 89 % 256) as u8).collect();
+    let signed: Vec<i8> = bytes.iter().map(|&v| v as i8).collect();
+    let (data, zero) = if from == "qs8" { (Bytes::I8(&signed), -3) } else { (Bytes::U8(&bytes), 100) };
+    let code = |i: usize| if from == "qs8" { i64::from(signed[i]) } else { bytes[i].into() };
+    let x = QTensor { data, scale: 0.5, zero };
+    let mean = |o: usize| {
+        let sum: i64 = (0..n).map(|r| code((o / inner * n + r) * inner + o % inner) - i64::from(zero)).sum();
+        sum as f32 * 0.5 / n as f32
+    };
+    let on_grid = |v: f32, l: Limits| (v / 0.25).round_ties_even().clamp((l.lo - 7) as f32, (l.hi - 7) as f32) + 7.0;
+    let grid = |limits| Grid { scale: 0.25, zero: 7, limits };
+    let (mut f, mut s, mut u) = (vec![0f32; 2 * inner], vec![0i8; 2 * inner], vec![0u8; 2 * inner]);
+    let shape = [2, n, inner];
+    let exact = |got: Vec<f64>, want: &dyn Fn(usize) -> f32| -> Vec<Point> {
+        got.into_iter().enumerate().map(|(i, got)| Point { got, want: want(i).into(), n: 0, size: 0.0 }).collect()
+    };
+    match to {
+        "f32" => {
+            qmean(cx, x, shape, QOut::F32(&mut f)).unwrap();
+            exact(wide(&f), &mean)
+        }
+        "qs8" => {
+            qmean(cx, x, shape, QOut::I8(&mut s, grid(Limits::I8))).unwrap();
+            exact(s.iter().map(|&v| v.into()).collect(), &|i| on_grid(mean(i), Limits::I8))
+        }
+        _ => {
+            qmean(cx, x, shape, QOut::U8(&mut u, grid(Limits::U8))).unwrap();
+            exact(u.iter().map(|&v| v.into()).collect(), &|i| on_grid(mean(i), Limits::U8))
+        }
+    }
 }
 
 fn quantization(cx: Ctx<'_>, from: &str, to: &str, op: &str) -> Vec<Point> {

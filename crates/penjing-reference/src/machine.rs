@@ -9,8 +9,8 @@ use crate::{
     recurrent,
 };
 use penjing_ir::{
-    Activation, ChainInstr, Direction, HeadLayout, Layout, MachineOp, Op, QuantScheme, chain_operands, images,
-    residual_operands,
+    Activation, ChainInstr, Direction, HeadLayout, Layout, MachineOp, Op, QuantScheme, Reduction, chain_operands,
+    images, residual_operands,
 };
 use penjing_tensor::{DType, Tensor};
 
@@ -26,6 +26,19 @@ pub(crate) fn machine(op: &MachineOp, x: &[&Tensor], shape: &[usize]) -> Result<
             match (out, x) {
                 (Some(scheme), [.., scale, zero]) => quantize([&result, scale, zero], scheme),
                 _ => Ok(result),
+            }
+        }
+        MachineOp::QMean { axes, keep, out } => {
+            let codes = centered(x)?.into_iter().map(|q| q as f64).collect();
+            let codes = Tensor::from_f64s(DType::F64, x[0].shape(), codes)?;
+            let sums = eval_op(&Op::Reduce { kind: Reduction::Sum, axes: axes.clone(), keep: *keep }, &[&codes])?;
+            let (scale, n) = (scalar("x scale", &x[1].to_f64s())? as f32, axes.iter().map(|&a| x[0].shape()[a]));
+            let n = n.product::<usize>() as f32;
+            let means = sums[0].to_f64s().into_iter().map(|sum| f64::from(sum as f32 * scale / n)).collect();
+            let means = store_floats(DType::F32, shape, means)?;
+            match (out, x) {
+                (Some(scheme), [.., scale, zero]) => quantize([&means, scale, zero], scheme),
+                _ => Ok(means),
             }
         }
         MachineOp::QLstm { .. } => Err(RefError::Undefined { what: "QLstm", why: "it has several results".into() }),

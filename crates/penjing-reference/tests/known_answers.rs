@@ -598,6 +598,12 @@ fn integer_residuals_chains_and_cells() {
     let op = machine(MachineOp::QChain { code, out });
     let (q, y, scale) = (int(DType::I8, &[3], &[7, 1, 127]), f(&[3], &[0.5, 0.25, 9.0]), f(&[], &[0.25]));
     is(op, &[&q, &half, &zero, &y, &scale, &byte(DType::U8, 2)], &int(DType::U8, &[3], &[8, 2, 255]));
+    // Σ (q − 5)·0.5 / 2 of each row; on the grid 0.25 · (q − 2), 0.75 is the 5th and −1.25 lies below it.
+    let mean = |out| machine(MachineOp::QMean { axes: vec![1], keep: false, out });
+    let q = int(DType::I8, &[2, 2], &[7, 6, -1, 6]);
+    is(mean(None), &[&q, &half, &zero], &f(&[2], &[0.75, -1.25]));
+    let grid = Some(QuantScheme { dtype: DType::U8, axis: None, narrow: false });
+    is(mean(grid), &[&q, &half, &zero, &scale, &byte(DType::U8, 2)], &int(DType::U8, &[2], &[5, 0]));
     // −1 … 4.1 in steps of 0.02; 0 is the 50th.
     let (x, grid) = (f(&[3], &[-1.0, 4.1, 0.02]), [0.02f32, 50.0]);
     let parts = eval_op(&Op::DynamicQuantize, &[&x]).unwrap();

@@ -1,6 +1,6 @@
 //! From fake quantization to QDQ: integers in the file, the same function.
 
-use super::fold::fold_batch_norm;
+use super::{fold::fold_batch_norm, propagate::moves_elements};
 use crate::{CompressError, content::content, prune::bake_masks};
 use penjing_ir::{Binary, Model, Op, QuantScheme, ValueId};
 use penjing_tensor::{DType, Tensor};
@@ -140,7 +140,8 @@ fn scale_of(model: &Model, value: ValueId) -> Option<Tensor> {
     let node = model.graph.node(model.graph.producer(value)?);
     match node.op {
         Op::Dequantize(_) => model.graph.as_const(node.inputs[1]).map(|t| (**t).clone()),
-        Op::Reshape { .. } | Op::Permute { .. } | Op::Pool { .. } => scale_of(model, node.inputs[0]),
+        Op::Concat { .. } => scale_of(model, node.inputs[0]),
+        ref op if moves_elements(op) => scale_of(model, node.inputs[0]),
         _ => None,
     }
 }

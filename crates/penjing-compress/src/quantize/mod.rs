@@ -4,6 +4,7 @@ mod calibrate;
 mod convert;
 mod fold;
 mod place;
+mod propagate;
 mod table;
 
 pub use calibrate::{Range, observer, ranges_from};

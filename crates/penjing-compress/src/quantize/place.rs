@@ -2,12 +2,11 @@
 
 use super::{
     calibrate::Range,
+    propagate::{Read, Uses, joined, propagate, value_of},
     table::{TablePlace, tables},
 };
 use crate::{CompressError, product_weights};
-use penjing_ir::{
-    Binary, Model, NodeId, Op, PadMode, PoolKind, QuantScheme, Real, Reduction, Role, Scope, Unary, ValueId,
-};
+use penjing_ir::{Binary, Model, NodeId, Op, QuantScheme, Reduction, Role, Scope, Unary, ValueId};
 use penjing_tensor::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -49,26 +48,25 @@ impl WeightRange {
 const TINY: f64 = 1e-12;
 
 /// The activations that quantization puts on a grid, in graph order: what feeds a convolution or a matrix product that has a
-/// weight, taken before what only moves or picks elements, so that this runs on integers too; and what is added to the
-/// result of a convolution.
+/// weight, what is added to the result of a convolution, and images whose mean is on a grid; all taken before what only moves,
+/// picks or joins elements, so that this runs on integers too.
 pub fn activations(model: &Model, config: &QuantizeConfig) -> Vec<ValueId> {
-    let mut found: Vec<ValueId> = places(model, config).reads.into_iter().map(|r| r.value).collect();
-    found.sort_unstable();
-    found.dedup();
-    found
+    values(model, &places(model, config).reads)
 }
 
 /// Puts `FakeQuant` on weights and activations. Scale and zero point of an activation come from `ranges` and become states
-/// `<value>.scale` and `<value>.zero_point`; a weight's scale follows the weight, max |w| / 127 (or / 64) for each channel, so
-/// training keeps it right. `ranges` has an entry for each of [`activations`].
+/// `<value>.scale` and `<value>.zero_point`; tensors that are joined on integers share a range. A weight's scale follows the
+/// weight, max |w| / 127 (or / 64) for each channel, so training keeps it right. `ranges` has an entry for each of
+/// [`activations`].
 pub fn place_fake_quant(
     model: &mut Model,
     config: &QuantizeConfig,
     ranges: &BTreeMap<ValueId, Range>,
 ) -> Result<(), CompressError> {
-    let Places { weights, reads } = places(model, config);
+    let Places { weights, reads, joins } = places(model, config);
+    let ranges = joined(model, &reads, &joins, ranges);
     let mut on_grid: BTreeMap<ValueId, ValueId> = BTreeMap::new();
-    for activation in activations(model, config) {
+    for activation in values(model, &reads) {
         let Some(range) = ranges.get(&activation) else { continue };
         let (scale, zero) = range.grid();
         let name = value_name(model, activation);
@@ -80,8 +78,8 @@ pub fn place_fake_quant(
         on_grid.insert(activation, quantized);
     }
     for read in reads {
-        if let Some(&quantized) = on_grid.get(&read.value) {
-            model.graph.node_mut(read.node).inputs[read.operand] = quantized;
+        if let Some(&quantized) = on_grid.get(&value_of(model, read)) {
+            model.graph.node_mut(read.0).inputs[read.1] = quantized;
         }
     }
     place_weights(model, config, weights)
@@ -137,11 +135,19 @@ fn place_weights(model: &mut Model, config: &QuantizeConfig, weights: Vec<Weight
     Ok(())
 }
 
+/// What is read, in graph order.
+fn values(model: &Model, reads: &BTreeSet<Read>) -> Vec<ValueId> {
+    reads.iter().map(|&read| value_of(model, read)).collect::<BTreeSet<_>>().into_iter().collect()
+}
+
 /// Where grids go.
 #[derive(Default)]
 struct Places {
     weights: Vec<WeightPlace>,
-    reads: Vec<Read>,
+    /// Operands that are read from a grid; other readers of the same values keep the float.
+    reads: BTreeSet<Read>,
+    /// Ops that join tensors which are all on one grid.
+    joins: Vec<NodeId>,
 }
 
 /// A product's weight.
@@ -152,15 +158,8 @@ struct WeightPlace {
     axis: usize,
 }
 
-/// A node that reads an activation from its grid; other readers keep the float.
-struct Read {
-    value: ValueId,
-    node: NodeId,
-    operand: usize,
-}
-
 fn places(model: &Model, config: &QuantizeConfig) -> Places {
-    let alone = Alone::of(model);
+    let uses = Uses::of_model(model);
     let mut places = Places::default();
     // The convolution that runs last takes the other addend as its residual.
     let mut residuals: BTreeMap<NodeId, usize> = BTreeMap::new();
@@ -183,78 +182,17 @@ fn places(model: &Model, config: &QuantizeConfig) -> Places {
         if operand > 1 {
             continue;
         }
-        places.reads.push(alone.above_movers(model, Read { value: node.inputs[0], node: weight_use.node, operand: 0 }));
+        places.reads.insert((weight_use.node, 0));
         if matches!(node.op, Op::Conv(_))
-            && let Some((add, operand)) = alone.addition(model, node.outputs[0])
+            && let Some((add, operand)) = uses.addition(model, node.outputs[0])
         {
             residuals.insert(add, operand);
         }
     }
-    for (node, operand) in residuals {
-        let value = model.graph.node(node).inputs[operand];
-        places.reads.push(alone.above_movers(model, Read { value, node, operand }));
-    }
+    places.reads.extend(residuals);
+    places.joins = propagate(model, &uses, &mut places.reads);
     places
 }
-
-/// Which values have one reader.
-struct Alone {
-    uses: Vec<Vec<(NodeId, usize)>>,
-    roots: BTreeSet<ValueId>,
-}
-
-impl Alone {
-    fn of(model: &Model) -> Alone {
-        Alone { uses: model.graph.uses(), roots: model.roots().into_iter().collect() }
-    }
-
-    fn reader(&self, v: ValueId) -> Option<(NodeId, usize)> {
-        match self.uses[v.index()].as_slice() {
-            [one] if !self.roots.contains(&v) => Some(*one),
-            _ => None,
-        }
-    }
-
-    /// The same read above ops that only move or pick elements, where nobody else reads between.
-    fn above_movers(&self, model: &Model, mut read: Read) -> Read {
-        while let Some(above) = model.graph.producer(read.value) {
-            let mover = model.graph.node(above);
-            if !moves_elements(&mover.op) || self.reader(read.value).is_none() {
-                break;
-            }
-            read = Read { value: mover.inputs[0], node: above, operand: 0 };
-        }
-        read
-    }
-
-    /// The addition that alone reads a convolution's result, perhaps through its batch normalization, and the operand that is
-    /// the other addend, of the same shape.
-    fn addition(&self, model: &Model, result: ValueId) -> Option<(NodeId, usize)> {
-        let mut v = result;
-        let (mut id, mut operand) = self.reader(v)?;
-        if let Op::BatchNorm { .. } = model.graph.node(id).op {
-            v = model.graph.node(id).outputs[0];
-            (id, operand) = self.reader(v)?;
-        }
-        let node = model.graph.node(id);
-        let other = 1 - operand.min(1);
-        let adds = node.op == Op::Binary(Binary::Add);
-        (adds && model.graph.fact(node.inputs[other]).shape == model.graph.fact(v).shape).then_some((id, other))
-    }
-}
-
-/// Whether the op gives only numbers of its operand, or 0, which every grid of an activation has.
-fn moves_elements(op: &Op) -> bool {
-    matches!(
-        op,
-        Op::Reshape { .. }
-            | Op::Permute { .. }
-            | Op::Slice { .. }
-            | Op::Pad { mode: PadMode::Constant(Real(0.0)), .. }
-            | Op::Pool { kind: PoolKind::Max, .. }
-    )
-}
-
 fn fake_quant_weight(
     model: &mut Model,
     weight: ValueId,

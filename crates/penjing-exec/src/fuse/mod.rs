@@ -38,6 +38,7 @@ pub fn fuse(model: &Model) -> Result<Model, IrError> {
     chain::fuse_chains(&mut m)?;
     m.compact();
     quant::fuse_quantized_chains(&mut m)?;
+    quant::fuse_quantized_means(&mut m)?;
     m.compact();
     Ok(m)
 }

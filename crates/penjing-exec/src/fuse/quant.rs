@@ -4,7 +4,10 @@ use super::{
     Readers, only_activation,
     product::{depends_on, only_add},
 };
-use penjing_ir::{Activation, ConvSpec, IrError, Layout, MachineOp, Model, NodeId, Op, QuantScheme, ValueId};
+use penjing_ir::{
+    Activation, ConvSpec, IrError, Layout, MachineOp, Model, NodeId, Op, QuantScheme, Reduction, ValueId,
+};
+use penjing_kernels::int8::MAX_MEAN;
 use penjing_reference::eval_op;
 use penjing_tensor::{DType, Tensor};
 
@@ -90,6 +93,26 @@ pub(super) fn fuse_quantized_chains(model: &mut Model) -> Result<(), IrError> {
             continue;
         }
         let fused = model.graph.apply(&node.name, Op::Machine(MachineOp::QChain { code, out }), &inputs)?;
+        model.replace_uses(last, fused);
+    }
+    Ok(())
+}
+
+/// DQ, mean over neighbouring axes, Q → `machine.QMean`, where the sums fit 32 bits.
+pub(super) fn fuse_quantized_means(model: &mut Model) -> Result<(), IrError> {
+    let readers = Readers::of(model);
+    for id in model.graph.node_ids().collect::<Vec<_>>() {
+        let node = model.graph.node(id).clone();
+        let Op::Reduce { kind: Reduction::Mean, axes, keep } = node.op else { continue };
+        let Some((q, scale, zero, scheme)) = dequantized(model, node.inputs[0]) else { continue };
+        let n = axes.iter().try_fold(1usize, |n, &a| n.checked_mul(model.graph.fact(q).shape[a].as_const()?));
+        let neighbours = axes.windows(2).all(|w| w[1] == w[0] + 1);
+        if !is_int8_tensor(&scheme) || !neighbours || n.is_none_or(|n| n > MAX_MEAN) {
+            continue;
+        }
+        let (mut inputs, mut last) = (vec![q, scale, zero], node.outputs[0]);
+        let out = take_quantize(model, &readers, &mut last, &mut inputs);
+        let fused = model.graph.apply(&node.name, Op::Machine(MachineOp::QMean { axes, keep, out }), &inputs)?;
         model.replace_uses(last, fused);
     }
     Ok(())

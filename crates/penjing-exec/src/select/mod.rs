@@ -120,7 +120,7 @@ pub(crate) fn select(model: &Model, id: NodeId, contents: &Contents, target: &Ta
             conv::select(&site, &node.op)
         }
         Op::MatMul { .. } | Op::Machine(MachineOp::MatMul { .. }) => matmul::select(&site, &node.op),
-        Op::Machine(MachineOp::QConv { .. } | MachineOp::QMatMul { .. })
+        Op::Machine(MachineOp::QConv { .. } | MachineOp::QMatMul { .. } | MachineOp::QMean { .. })
         | Op::Quantize(_)
         | Op::Dequantize(_)
         | Op::FakeQuant(_)

@@ -12,7 +12,7 @@ use penjing_kernels::{
     gemm::Clamp,
     int8::{
         ByteType, Bytes, BytesMut, Grid, Limits, PackedQConvLast, PackedQGemm, QEpilogue, QOut, QResidual, QTensor,
-        Scales, WeightLayout, dequantize, dynamic_quantize, fake_quant, qconv_last, qgemm, quantize,
+        Scales, WeightLayout, dequantize, dynamic_quantize, fake_quant, qconv_last, qgemm, qmean, quantize,
     },
 };
 use penjing_tensor::DType;
@@ -32,6 +32,7 @@ pub(super) fn select(site: &Site, op: &Op) -> Option<Kernel> {
             conv_last(site, spec, act, out.as_ref())
         }
         Op::Machine(MachineOp::QMatMul { trans_b, act, out }) => matmul(site, *trans_b, act, out.as_ref()),
+        Op::Machine(MachineOp::QMean { axes, out, .. }) => mean(site, axes, out.as_ref()),
         Op::Quantize(scheme) | Op::Dequantize(scheme) | Op::FakeQuant(scheme) => convert(site, op, scheme),
         Op::DynamicQuantize => Some(Kernel::call(site, "f32-qu8-dynamic_quantize", |call| {
             let views = &mut call.views;
@@ -114,18 +115,40 @@ impl Product {
             Some(dtype) => (Some(QResidual::Int(activation(dtype, views, REST)?)), REST + 3),
         };
         let epilogue = QEpilogue { w_scale, bias, residual, clamp: self.clamp };
-        let y = match self.out {
-            None => QOut::F32(views.write(0)?),
-            Some((dtype, limits)) => {
-                let grid = grid(dtype, limits, views, rest)?;
-                match dtype {
-                    DType::I8 => QOut::I8(views.write(0)?, grid),
-                    _ => QOut::U8(views.write(0)?, grid),
-                }
-            }
-        };
+        let y = result(self.out, views, rest)?;
         Ok(kernel(call, x, &epilogue, y)?)
     }
+}
+
+/// Neighbouring axes are one.
+fn mean(site: &Site, axes: &[usize], out: Option<&QuantScheme>) -> Option<Kernel> {
+    let x = &site.operands[X];
+    let first = axes.first().copied().unwrap_or(x.shape.len());
+    if axes.iter().enumerate().any(|(i, &a)| a != first + i) {
+        return None;
+    }
+    let end = first + axes.len();
+    let shape = [&x.shape[..first], &x.shape[first..end], &x.shape[end..]].map(|part| part.iter().product());
+    let dtype = x.dtype;
+    let out = match out {
+        Some(scheme) => Some((scheme.dtype, limits(scheme)?)),
+        None => None,
+    };
+    let name = format!("q{}-{}-mean", short(dtype), out.map_or("f32".into(), |(d, _)| format!("q{}", short(d))));
+    Some(Kernel::call(site, &name, move |call| {
+        let x = activation(dtype, &call.views, X)?;
+        Ok(qmean(call.ctx, x, shape, result(out, &mut call.views, X + 3)?)?)
+    }))
+}
+
+/// The result: F32, or on the grid whose scale is view `i`.
+fn result<'a>(out: Option<(DType, Limits)>, views: &mut Views<'a>, i: usize) -> Result<QOut<'a>, RunError> {
+    let Some((dtype, limits)) = out else { return Ok(QOut::F32(views.write(0)?)) };
+    let grid = grid(dtype, limits, views, i)?;
+    Ok(match dtype {
+        DType::I8 => QOut::I8(views.write(0)?, grid),
+        _ => QOut::U8(views.write(0)?, grid),
+    })
 }
 
 fn convert(site: &Site, op: &Op, scheme: &QuantScheme) -> Option<Kernel> {

@@ -1,6 +1,6 @@
 //! Facts of fused ops.
 
-use super::{Why, broadcast, check_dtype, check_shape, conv, ensure, matmul, pool, recurrent};
+use super::{Why, broadcast, check_dtype, check_shape, conv, ensure, matmul, pool, recurrent, reduce};
 use crate::{
     AttentionSpec, ChainInstr, Dim, Direction, Fact, HeadLayout, Layout, MachineOp, Op, QuantScheme, chain_operands,
     images, residual_operands,
@@ -48,6 +48,12 @@ pub(super) fn machine(op: &MachineOp, x: &[Fact]) -> Result<Fact, Why> {
         MachineOp::QMatMul { trans_b, out, .. } => {
             let [data, w] = quantized(x)?;
             finish(matmul::matmul([&data, &w], false, *trans_b)?, x, out.as_ref())
+        }
+        MachineOp::QMean { axes, keep, out } => {
+            let n = if out.is_some() { 5 } else { 3 };
+            ensure(x.len() == n, || format!("takes {n} operands, {} given", x.len()))?;
+            ensure(matches!(x[0].dtype, DType::I8 | DType::U8), || format!("x must be int8, {} given", x[0].dtype))?;
+            Ok(reduce::reduce(&x[0], axes, *keep)?.with_dtype(out.as_ref().map_or(DType::F32, |s| s.dtype)))
         }
         MachineOp::QLstm { direction } => lstm(x, *direction).map(|mut facts| facts.remove(0)),
         MachineOp::Last(op) => last(op, x).map(|mut facts| facts.remove(0)),

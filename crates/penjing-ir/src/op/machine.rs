@@ -234,6 +234,16 @@ pub enum MachineOp {
         /// The grid of the result; F32 when absent.
         out: Option<QuantScheme>,
     },
+    /// (x: int8, x scale, x zero point, then with `out`: out scale, out zero point) → (Σ (x − zx))·sx / n over the n elements along
+    /// the axes, as F32, or on the grid of `out`.
+    QMean {
+        /// Sorted and distinct.
+        axes: Vec<usize>,
+        /// Keep the reduced axes with extent 1.
+        keep: bool,
+        /// The grid of the result; F32 when absent.
+        out: Option<QuantScheme>,
+    },
     /// (x: int8 [T, B, I], x scale, x zero point, w: I8 [D, 4H, I], w scale: [4H], r: I8 [D, 4H, H], r scale: [4H], b, h0, c0) →
     /// as `Lstm`, both products on integers. The hidden state that a step multiplies is on a grid, each batch row on that of its
     /// own range (`DynamicQuantize`); outputs are not rounded.
@@ -287,6 +297,7 @@ impl MachineOp {
             MachineOp::Attention(_) => "machine.Attention",
             MachineOp::QConv { .. } => "machine.QConv",
             MachineOp::QMatMul { .. } => "machine.QMatMul",
+            MachineOp::QMean { .. } => "machine.QMean",
             MachineOp::Last(op) => match **op {
                 Op::ConvTranspose { .. } => "machine.ConvTranspose",
                 Op::ConvWeightGrad { .. } => "machine.ConvWeightGrad",

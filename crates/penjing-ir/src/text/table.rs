@@ -243,6 +243,11 @@ fn machine<F: Fields>(m: &mut MachineOp, f: &mut F) -> Result<(), Why> {
             f.field("act", act)?;
             f.field("out", out)
         }
+        MachineOp::QMean { axes, keep, out } => {
+            f.field("axes", axes)?;
+            f.field("keep", keep)?;
+            f.field("out", out)
+        }
     }
 }
 
@@ -341,6 +346,7 @@ fn prototypes() -> Vec<Op> {
         MachineOp::Attention(_) => [MachineOp::Attention(AttentionSpec::canonical(zero, false, [&[0; 4]; 3]))],
         MachineOp::QConv { .. } => [MachineOp::QConv { spec: spec(), act, out: None, layout }],
         MachineOp::QMatMul { .. } => [MachineOp::QMatMul { trans_b: false, act, out: None }],
+        MachineOp::QMean { .. } => [MachineOp::QMean { axes: vec![], keep: false, out: None }],
     );
     all.extend(machine.into_iter().map(Op::Machine));
     all

@@ -15,7 +15,7 @@ pub(crate) struct Case {
 }
 
 /// Number of `Op` variants; [`number`] is exhaustive, so a new one does not compile before it has a case.
-pub(crate) const VARIANTS: usize = 62;
+pub(crate) const VARIANTS: usize = 64;
 
 pub(crate) fn number(op: &Op) -> usize {
     match op {
@@ -81,7 +81,8 @@ pub(crate) fn number(op: &Op) -> usize {
         Op::DynamicQuantize => 58,
         Op::Machine(MachineOp::QChain { .. }) => 56,
         Op::Machine(MachineOp::QLstm { .. }) => 57,
-        Op::Machine(MachineOp::Last(_)) => 61,
+        Op::Machine(MachineOp::Last(_)) => 62,
+        Op::Machine(MachineOp::QMean { .. }) => 63,
     }
 }
 
@@ -330,7 +331,7 @@ fn rest(add: &mut Add<'_>) {
     ];
     add("chain", machine(MachineOp::Chain(code.clone())), vec![]);
     let grid = Some(QuantScheme { dtype: DType::I8, axis: None, narrow: false });
-    add("integer chain", machine(MachineOp::QChain { code, out: grid }), vec![]);
+    add("integer chain", machine(MachineOp::QChain { code, out: grid.clone() }), vec![]);
     add("integer lstm", machine(MachineOp::QLstm { direction: Direction::Reverse }), vec![]);
     let act = Activation::Clamp { lo: Real(f64::NEG_INFINITY), hi: Real(6.0) };
     let layout = Layout::ChannelsLast;
@@ -372,5 +373,6 @@ fn rest(add: &mut Add<'_>) {
     let out = Some(QuantScheme { dtype: DType::U8, axis: None, narrow: false });
     let conv = MachineOp::QConv { spec: ConvSpec::unit(1), act: Activation::None, out: out.clone(), layout };
     add("integer conv", machine(conv), vec![]);
+    add("integer mean", machine(MachineOp::QMean { axes: vec![1, 2], keep: true, out: grid }), vec![]);
     add("integer matmul", machine(MachineOp::QMatMul { trans_b: true, act: Activation::None, out: None }), vec![]);
 }

@@ -8,6 +8,7 @@ mod depthwise;
 mod dynamic;
 mod epilogue;
 mod gemm;
+mod mean;
 mod product;
 mod quantize;
 mod rounding;
@@ -22,6 +23,7 @@ pub(crate) use dynamic::dynamic_quantize_row;
 pub use dynamic::{dynamic_grid, dynamic_quantize};
 pub(crate) use gemm::check_depth;
 pub use gemm::{PackedQGemm, WeightLayout, qgemm};
+pub use mean::{MAX_MEAN, qmean};
 pub use quantize::{Scales, dequantize, fake_quant, quantize};
 pub(crate) use rounding::Rounding;
 

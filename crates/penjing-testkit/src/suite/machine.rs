@@ -65,6 +65,7 @@ pub(super) fn cases() -> Vec<Case> {
     out.extend(training());
     out.extend(residuals());
     out.extend(integer_chains());
+    out.extend(integer_means());
     out.extend(integer_lstms());
     out
 }
@@ -300,6 +301,39 @@ fn integer_chains() -> Vec<Case> {
             let op = Op::Machine(MachineOp::QChain { code: sum.clone(), out: grid.clone() });
             let case = format!("machine/QChain/{name} to {}", dtype.map_or("f32".into(), |d| d.to_string()));
             out.push(one(&case, op, &operands, Tolerance::Exact));
+        }
+    }
+    out
+}
+
+/// Over positions of channels that lie last and first, over everything, over axes that lie apart, over one element and over none.
+fn integer_means() -> Vec<Case> {
+    let mut out = Vec::new();
+    for (shape, axes, keep) in [
+        (&[3usize, 7, 7, 37][..], &[1usize, 2][..], true),
+        (&[2, 300, 601], &[1], false),
+        (&[2, 5, 6, 6], &[2, 3], false),
+        (&[4, 9], &[0, 1], false),
+        (&[3, 4, 5], &[0, 2], true),
+        (&[1, 1, 8], &[1], false),
+        (&[2, 0, 3], &[1], false),
+    ] {
+        for (dtype, lo, hi, zero) in [(DType::U8, 0, 255, 3), (DType::I8, -128, 127, -77)] {
+            for to in [None, Some(DType::U8), Some(DType::I8)] {
+                let mut operands = vec![integers(dtype, shape, lo, hi, "x"), floats(&[], &[0.03]), byte(dtype, zero)];
+                if let Some(to) = to {
+                    operands.extend([floats(&[], &[0.021]), byte(to, 5)]);
+                }
+                let grid = to.map(|dtype| QuantScheme { dtype, axis: None, narrow: false });
+                let op = Op::Machine(MachineOp::QMean { axes: axes.to_vec(), keep, out: grid });
+                let to = to.map_or("f32".into(), |d| d.to_string());
+                out.push(one(
+                    &format!("machine/QMean/{dtype} {shape:?} {axes:?} to {to}"),
+                    op,
+                    &operands,
+                    Tolerance::Exact,
+                ));
+            }
         }
     }
     out
