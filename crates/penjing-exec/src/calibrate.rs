@@ -5,7 +5,6 @@ use penjing_kernels::{
     Ctx, KernelError, Pool,
     conv::ConvShape,
     conv_last::{ConvEpilogue, Method, PackedConvLast, conv_last},
-    table,
 };
 use penjing_tensor::Rng;
 use std::time::{Duration, Instant};
@@ -152,7 +151,7 @@ fn time_shape(ctx: Ctx<'_>, label: &'static str, of: Use, shape: ConvShape) -> R
         while best == Duration::MAX || begin.elapsed() < BUDGET {
             best = best.min(run().map_err(failed)?);
         }
-        candidates.push((table::named(ctx.isa, packed.name()), best));
+        candidates.push((format!("{}.{}", ctx.isa.name(), packed.name()), best));
     }
     Ok(Timed { label, fitted: of == Use::Fit, shape, candidates })
 }

@@ -21,14 +21,9 @@ impl Isa {
     /// Every level, lowest first.
     pub const ALL: [Isa; 3] = [Isa::Generic, Isa::Avx2, Isa::Avx512];
 
-    /// The highest proven level this host has.
+    /// The highest level this host has.
     pub fn detect() -> Isa {
-        Isa::ALL.into_iter().rfind(|isa| isa.proven() && isa.available()).unwrap_or(Isa::Generic)
-    }
-
-    /// Whether the tests of its kernels have run on a host that has the level. Another is used only where it is asked for.
-    pub fn proven(self) -> bool {
-        self < Isa::Avx512
+        Isa::Avx512.usable()
     }
 
     /// Whether this host can run the level.
@@ -144,7 +139,7 @@ pub(crate) fn prefetch_near<T>(at: *const T) {
     let _ = at;
 }
 
-/// Defines `fn name(isa, args)` that runs `body::<Plain>` or, compiled with AVX2 and FMA, `body::<Fused>`.
+/// Defines `fn name(isa, args)` that runs `body::<Plain>` or, compiled with AVX2 and FMA or with AVX-512, `body::<Fused>`.
 ///
 /// `body` must be `#[inline(always)]` so that it is compiled inside each level's function.
 macro_rules! per_isa {
@@ -159,9 +154,17 @@ macro_rules! per_isa {
                 fn avx2($($arg: $ty),*) $(-> $ret)? {
                     $body::<$crate::isa::Fused>($($arg),*)
                 }
-                if isa.usable() >= $crate::Isa::Avx2 {
-                    // SAFETY: `usable` returns `Avx2` or more only where the host has AVX2 and FMA.
-                    return unsafe { avx2($($arg),*) };
+                #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+                #[allow(clippy::too_many_arguments)]
+                fn avx512($($arg: $ty),*) $(-> $ret)? {
+                    $body::<$crate::isa::Fused>($($arg),*)
+                }
+                match isa.usable() {
+                    $crate::Isa::Generic => {}
+                    // SAFETY: `usable` returns a level only where the host has it.
+                    $crate::Isa::Avx2 => return unsafe { avx2($($arg),*) },
+                    // SAFETY: as above.
+                    $crate::Isa::Avx512 => return unsafe { avx512($($arg),*) },
                 }
             }
             let _ = isa;

@@ -1,35 +1,38 @@
-//! Eight f32 in one register, for kernels whose registers are allotted by hand.
+//! The f32 of one register, for kernels whose registers are allotted by hand.
 //!
 //! A body is written once over [`Lanes`] and compiled once a level by [`per_lanes!`], as [`per_isa!`](crate::isa::per_isa)
 //! does for bodies that the compiler vectorises.
 
-/// The number of lanes.
-pub(crate) const LANES: usize = 8;
+/// Most lanes of any level: what is packed for all levels comes in blocks of so many.
+pub(crate) const MOST_LANES: usize = 16;
 
-/// Eight f32. A value exists only where the host has the level's instructions: the functions that make one from nothing are
+/// A register of f32. A value exists only where the host has the level's instructions: the functions that make one from nothing are
 /// unsafe, those that take one are not.
 pub(crate) trait Lanes: Copy {
-    /// Eight times `v`.
+    /// How many there are.
+    const LANES: usize;
+
+    /// Every lane is `v`.
     ///
     /// # Safety
     /// The host has the level's instructions; so for every function that makes a value.
     unsafe fn splat(v: f32) -> Self;
 
     /// # Safety
-    /// As [`splat`](Self::splat); eight elements from `at` on are readable.
+    /// As [`splat`](Self::splat); a register's elements from `at` on are readable.
     unsafe fn load(at: *const f32) -> Self;
 
-    /// The `n` ≤ 8 elements at `at`, then zeros.
+    /// The `n` ≤ LANES elements at `at`, then zeros.
     ///
     /// # Safety
     /// As [`splat`](Self::splat); `n` elements from `at` on are readable.
     unsafe fn load_part(at: *const f32, n: usize) -> Self;
 
     /// # Safety
-    /// Eight elements from `at` on are writable.
+    /// A register's elements from `at` on are writable.
     unsafe fn store(self, at: *mut f32);
 
-    /// Stores the first `n` ≤ 8 lanes.
+    /// Stores the first `n` ≤ LANES lanes.
     ///
     /// # Safety
     /// `n` elements from `at` on are writable.
@@ -58,10 +61,15 @@ pub(crate) trait Lanes: Copy {
     fn clamp(self, min: Self, max: Self) -> Self;
 }
 
-impl Lanes for [f32; LANES] {
+/// Lanes of the generic level.
+const GENERIC: usize = 8;
+
+impl Lanes for [f32; GENERIC] {
+    const LANES: usize = GENERIC;
+
     #[inline(always)]
     unsafe fn splat(v: f32) -> Self {
-        [v; LANES]
+        [v; GENERIC]
     }
 
     #[inline(always)]
@@ -116,7 +124,7 @@ impl Lanes for [f32; LANES] {
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod x86 {
-    use super::{LANES, Lanes};
+    use super::Lanes;
     use std::arch::x86_64::*;
 
     /// [`Lanes`] of AVX2 and FMA.
@@ -129,15 +137,17 @@ pub(crate) mod x86 {
     /// The host has AVX2.
     #[inline(always)]
     unsafe fn mask(n: usize) -> __m256i {
-        static ONES: [i32; 2 * LANES] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
+        static ONES: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
         // SAFETY: eight elements from 8 - n on lie inside for n ≤ 8, and the host has AVX2 (contract).
-        unsafe { _mm256_loadu_si256(ONES.as_ptr().add(LANES - n.min(LANES)).cast()) }
+        unsafe { _mm256_loadu_si256(ONES.as_ptr().add(8 - n.min(8)).cast()) }
     }
 
     // SAFETY (of every block below): pointers by the trait's contracts; a value of this type, or the contract of the function
     // that makes the first, proves that the host has AVX2 and FMA.
     #[allow(clippy::undocumented_unsafe_blocks)]
     impl Lanes for Avx2 {
+        const LANES: usize = 8;
+
         #[inline(always)]
         unsafe fn splat(v: f32) -> Self {
             unsafe { Avx2(_mm256_set1_ps(v)) }
@@ -184,14 +194,76 @@ pub(crate) mod x86 {
             unsafe { Avx2(_mm256_min_ps(max.0, _mm256_max_ps(min.0, self.0))) }
         }
     }
+    /// [`Lanes`] of AVX-512.
+    #[derive(Clone, Copy)]
+    pub(crate) struct Avx512(__m512);
+
+    /// The mask whose first `n` ≤ 16 lanes are set.
+    #[inline(always)]
+    fn first(n: usize) -> __mmask16 {
+        ((1u32 << n) - 1) as __mmask16
+    }
+
+    // SAFETY (of every block below): pointers by the trait's contracts; a value of this type, or the contract of the function
+    // that makes the first, proves that the host has AVX-512.
+    #[allow(clippy::undocumented_unsafe_blocks)]
+    impl Lanes for Avx512 {
+        const LANES: usize = 16;
+
+        #[inline(always)]
+        unsafe fn splat(v: f32) -> Self {
+            unsafe { Avx512(_mm512_set1_ps(v)) }
+        }
+
+        #[inline(always)]
+        unsafe fn load(at: *const f32) -> Self {
+            unsafe { Avx512(_mm512_loadu_ps(at)) }
+        }
+
+        #[inline(always)]
+        unsafe fn load_part(at: *const f32, n: usize) -> Self {
+            unsafe { Avx512(_mm512_maskz_loadu_ps(first(n), at)) }
+        }
+
+        #[inline(always)]
+        unsafe fn store(self, at: *mut f32) {
+            unsafe { _mm512_storeu_ps(at, self.0) }
+        }
+
+        #[inline(always)]
+        unsafe fn store_part(self, at: *mut f32, n: usize) {
+            unsafe { _mm512_mask_storeu_ps(at, first(n), self.0) }
+        }
+
+        #[inline(always)]
+        fn fma(self, b: Self, c: Self) -> Self {
+            unsafe { Avx512(_mm512_fmadd_ps(self.0, b.0, c.0)) }
+        }
+
+        #[inline(always)]
+        fn add(self, b: Self) -> Self {
+            unsafe { Avx512(_mm512_add_ps(self.0, b.0)) }
+        }
+
+        #[inline(always)]
+        fn sub(self, b: Self) -> Self {
+            unsafe { Avx512(_mm512_sub_ps(self.0, b.0)) }
+        }
+
+        #[inline(always)]
+        fn clamp(self, min: Self, max: Self) -> Self {
+            // Where one operand is NaN the instructions give the second.
+            unsafe { Avx512(_mm512_min_ps(max.0, _mm512_max_ps(min.0, self.0))) }
+        }
+    }
 }
 
-/// Defines `unsafe fn name(isa, args)` that runs `body::<[f32; 8]>` or, compiled with AVX2 and FMA, `body::<x86::Avx2>`.
+/// Defines `unsafe fn name(isa, args)` that runs `body` for the lanes of the level and compiled for it.
 /// Its contract is the body's, but for the level's instructions, which it sees to.
 ///
 /// `body` must be `#[inline(always)]` so that it is compiled inside each level's function.
 macro_rules! per_lanes {
-    ($(#[$meta:meta])* $vis:vis unsafe fn $name:ident($($arg:ident: $ty:ty),* $(,)?) = $body:ident) => {
+    ($(#[$meta:meta])* $vis:vis unsafe fn $name:ident($($arg:ident: $ty:ty),* $(,)?) = narrow $body:ident) => {
         $(#[$meta])*
         $vis unsafe fn $name(isa: $crate::Isa, $($arg: $ty),*) {
             #[cfg(target_arch = "x86_64")]
@@ -208,7 +280,35 @@ macro_rules! per_lanes {
             }
             let _ = isa;
             // SAFETY: the caller's contract; these lanes need no instructions of their own.
-            unsafe { $body::<[f32; $crate::lanes::LANES]>($($arg),*) }
+            unsafe { $body::<[f32; 8]>($($arg),*) }
+        }
+    };
+    ($(#[$meta:meta])* $vis:vis unsafe fn $name:ident($($arg:ident: $ty:ty),* $(,)?) = $body:ident) => {
+        $(#[$meta])*
+        $vis unsafe fn $name(isa: $crate::Isa, $($arg: $ty),*) {
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx2,fma")]
+                unsafe fn avx2($($arg: $ty),*) {
+                    // SAFETY: the caller's contract; the host has AVX2 and FMA where this function may be called.
+                    unsafe { $body::<$crate::lanes::x86::Avx2>($($arg),*) }
+                }
+                #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+                unsafe fn avx512($($arg: $ty),*) {
+                    // SAFETY: the caller's contract; the host has AVX-512 where this function may be called.
+                    unsafe { $body::<$crate::lanes::x86::Avx512>($($arg),*) }
+                }
+                match isa.usable() {
+                    $crate::Isa::Generic => {}
+                    // SAFETY: the caller's contract; `usable` returns a level only where the host has it.
+                    $crate::Isa::Avx2 => return unsafe { avx2($($arg),*) },
+                    // SAFETY: as above.
+                    $crate::Isa::Avx512 => return unsafe { avx512($($arg),*) },
+                }
+            }
+            let _ = isa;
+            // SAFETY: the caller's contract; these lanes need no instructions of their own.
+            unsafe { $body::<[f32; 8]>($($arg),*) }
         }
     };
 }
@@ -226,7 +326,7 @@ mod tests {
 
     #[inline(always)]
     unsafe fn part_body<V: Lanes>(x: &[f32], out: &mut [f32]) {
-        // SAFETY: both slices have the same length of at most 8; `per_lanes!` sees to the instructions.
+        // SAFETY: both slices have the same length of at most LANES; `per_lanes!` sees to the instructions.
         unsafe {
             let v = V::load_part(x.as_ptr(), x.len()).fma(V::splat(1.0), V::splat(0.0));
             v.clamp(V::splat(-1.0), V::splat(1.0)).store_part(out.as_mut_ptr(), x.len());
@@ -238,11 +338,11 @@ mod tests {
         let x = [-3.0, 0.5, f32::NAN, 2.0, f32::NEG_INFINITY, f32::INFINITY, 0.25, -0.25];
         let want = [-1.0, 0.5, f32::NAN, 1.0, -1.0, 1.0, 0.25, -0.25];
         for isa in Isa::ALL {
-            for n in 0..=LANES {
-                let mut out = [7.0; LANES];
+            for n in 0..=8 {
+                let mut out = [7.0; 8];
                 // SAFETY: both parts have n ≤ 8 elements.
                 unsafe { part(isa, &x[..n], &mut out[..n]) };
-                for i in 0..LANES {
+                for i in 0..8 {
                     let want = if i < n { want[i] } else { 7.0 };
                     assert!(out[i] == want || (out[i].is_nan() && want.is_nan()), "{n} {i}");
                 }

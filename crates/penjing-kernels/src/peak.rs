@@ -5,10 +5,6 @@ use std::{hint::black_box, time::Instant};
 
 /// Independent chains: enough to hide the latency of two fused multiply-add units, few enough for 16 registers.
 const CHAINS: usize = 12;
-/// f32 lanes of one register at the AVX2 level.
-const LANES: usize = 8;
-/// 8-bit lanes of one register at the AVX2 level.
-const BYTES: usize = 32;
 /// Multiply-adds of each chain in a task, some tenths of a millisecond.
 const DEPTH: usize = 100_000;
 /// Tasks for each thread in a trial, some hundredths of a second: a thread that starts late, or on a core that another one holds,
@@ -17,18 +13,27 @@ const TASKS: usize = 64;
 /// The fastest trial counts: interruptions only ever make one slower.
 const TRIALS: usize = 5;
 
+/// Bytes of a register.
+fn width(isa: Isa) -> usize {
+    match isa.usable() {
+        Isa::Generic | Isa::Avx2 => 32,
+        Isa::Avx512 => 64,
+    }
+}
+
 /// Peak f32 multiply-add rate of `ctx`'s level on all its threads together, in GFLOP/s; a multiply-add is two operations.
 pub fn fma_peak(ctx: Ctx<'_>) -> f64 {
-    best_rate(ctx, 2 * CHAINS * LANES * DEPTH, &|| {
+    best_rate(ctx, 2 * CHAINS * width(ctx.isa) / size_of::<f32>() * DEPTH, &|| {
         black_box(chains(ctx.isa, black_box(0.999_999), black_box(1e-6)));
     })
 }
 
 /// Peak rate of 8-bit integer multiply-adds into i32 of `ctx`'s level on all its threads together, in GOP/s.
 ///
-/// On AVX2 the shortest such sequence: `vpmaddubsw` to pairs, `vpmaddwd` to fours, `vpaddd` to the sum. The generic level widens.
+/// On AVX2 the shortest such sequence: `vpmaddubsw` to pairs, `vpmaddwd` to fours, `vpaddd` to the sum. On AVX-512 it is one
+/// instruction, `vpdpbusd`. The generic level widens.
 pub fn int8_peak(ctx: Ctx<'_>) -> f64 {
-    best_rate(ctx, 2 * CHAINS * BYTES * DEPTH, &|| {
+    best_rate(ctx, 2 * CHAINS * width(ctx.isa) * DEPTH, &|| {
         black_box(byte_chains(ctx.isa, black_box(3), black_box(-2)));
     })
 }
@@ -47,39 +52,33 @@ fn best_rate(ctx: Ctx<'_>, operations: usize, task: &(dyn Fn() + Sync)) -> f64 {
 /// The sum of all chains, each `v ← v · a + b` from 0 on.
 fn chains(isa: Isa, a: f32, b: f32) -> f32 {
     #[cfg(target_arch = "x86_64")]
-    if isa.usable() >= Isa::Avx2 {
-        // SAFETY: `usable` returns `Avx2` or more only where the host has AVX2 and FMA.
-        return unsafe { chains_avx2(a, b) };
+    match isa.usable() {
+        Isa::Generic => {}
+        // SAFETY: `usable` returns a level only where the host has it.
+        Isa::Avx2 => return unsafe { x86::chains_avx2(a, b) },
+        // SAFETY: as above.
+        Isa::Avx512 => return unsafe { x86::chains_avx512(a, b) },
     }
     let _ = isa;
-    let mut acc = [[0f32; LANES]; CHAINS];
+    let mut acc = [[0f32; 8]; CHAINS];
     for _ in 0..DEPTH {
         acc.iter_mut().for_each(|chain| chain.iter_mut().for_each(|v| *v = *v * a + b));
     }
     acc.iter().flatten().sum()
 }
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-fn chains_avx2(a: f32, b: f32) -> f32 {
-    use core::arch::x86_64::{_mm256_cvtss_f32, _mm256_fmadd_ps, _mm256_set1_ps, _mm256_setzero_ps};
-    let (a, b) = (_mm256_set1_ps(a), _mm256_set1_ps(b));
-    let mut acc = [_mm256_setzero_ps(); CHAINS];
-    for _ in 0..DEPTH {
-        acc.iter_mut().for_each(|chain| *chain = _mm256_fmadd_ps(*chain, a, b));
-    }
-    LANES as f32 * acc.iter().map(|&chain| _mm256_cvtss_f32(chain)).sum::<f32>()
-}
-
-/// The sum of all integer chains, each adding `BYTES` products `a · b` a step.
+/// The sum of all integer chains, each adding a register of products `a · b` a step.
 fn byte_chains(isa: Isa, a: u8, b: i8) -> i32 {
     #[cfg(target_arch = "x86_64")]
-    if isa.usable() >= Isa::Avx2 {
-        // SAFETY: `usable` returns `Avx2` or more only where the host has AVX2.
-        return unsafe { byte_chains_avx2(a, b) };
+    match isa.usable() {
+        Isa::Generic => {}
+        // SAFETY: `usable` returns a level only where the host has it.
+        Isa::Avx2 => return unsafe { x86::byte_chains_avx2(a, b) },
+        // SAFETY: as above.
+        Isa::Avx512 => return unsafe { x86::byte_chains_avx512(a, b) },
     }
     let _ = isa;
-    let mut acc = [[0i32; BYTES]; CHAINS];
+    let mut acc = [[0i32; 32]; CHAINS];
     for _ in 0..DEPTH {
         let (a, b) = (black_box(a), black_box(b));
         acc.iter_mut().for_each(|chain| chain.iter_mut().for_each(|v| *v += i32::from(a) * i32::from(b)));
@@ -88,23 +87,58 @@ fn byte_chains(isa: Isa, a: u8, b: i8) -> i32 {
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-fn byte_chains_avx2(a: u8, b: i8) -> i32 {
-    use core::arch::x86_64::{
-        _mm256_add_epi32, _mm256_extract_epi32, _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_set1_epi8,
-        _mm256_set1_epi16, _mm256_setzero_si256,
-    };
-    let ones = _mm256_set1_epi16(1);
-    let mut acc = [_mm256_setzero_si256(); CHAINS];
-    let (mut a, b) = (_mm256_set1_epi8(a as i8), _mm256_set1_epi8(b));
-    for _ in 0..DEPTH {
-        acc.iter_mut().for_each(|chain| {
-            // SAFETY: no instruction; it only hides from the compiler that every product is the same.
-            unsafe { core::arch::asm!("/* {0} */", inout(ymm_reg) a, options(nomem, nostack, preserves_flags)) };
-            *chain = _mm256_add_epi32(*chain, _mm256_madd_epi16(_mm256_maddubs_epi16(a, b), ones));
-        });
+mod x86 {
+    use super::{CHAINS, DEPTH};
+    use std::arch::{asm, x86_64::*};
+
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) fn chains_avx2(a: f32, b: f32) -> f32 {
+        let (a, b) = (_mm256_set1_ps(a), _mm256_set1_ps(b));
+        let mut acc = [_mm256_setzero_ps(); CHAINS];
+        for _ in 0..DEPTH {
+            acc.iter_mut().for_each(|chain| *chain = _mm256_fmadd_ps(*chain, a, b));
+        }
+        8.0 * acc.iter().map(|&chain| _mm256_cvtss_f32(chain)).sum::<f32>()
     }
-    LANES as i32 * acc.iter().fold(0, |sum: i32, &chain| sum.wrapping_add(_mm256_extract_epi32::<0>(chain)))
+
+    #[target_feature(enable = "avx2,fma,avx512f")]
+    pub(super) fn chains_avx512(a: f32, b: f32) -> f32 {
+        let (a, b) = (_mm512_set1_ps(a), _mm512_set1_ps(b));
+        let mut acc = [_mm512_setzero_ps(); CHAINS];
+        for _ in 0..DEPTH {
+            acc.iter_mut().for_each(|chain| *chain = _mm512_fmadd_ps(*chain, a, b));
+        }
+        16.0 * acc.iter().map(|&chain| _mm512_cvtss_f32(chain)).sum::<f32>()
+    }
+
+    #[target_feature(enable = "avx2")]
+    pub(super) fn byte_chains_avx2(a: u8, b: i8) -> i32 {
+        let ones = _mm256_set1_epi16(1);
+        let mut acc = [_mm256_setzero_si256(); CHAINS];
+        let (mut a, b) = (_mm256_set1_epi8(a as i8), _mm256_set1_epi8(b));
+        for _ in 0..DEPTH {
+            acc.iter_mut().for_each(|chain| {
+                // SAFETY: no instruction; it only hides from the compiler that every product is the same.
+                unsafe { asm!("/* {0} */", inout(ymm_reg) a, options(nomem, nostack, preserves_flags)) };
+                *chain = _mm256_add_epi32(*chain, _mm256_madd_epi16(_mm256_maddubs_epi16(a, b), ones));
+            });
+        }
+        8 * acc.iter().fold(0, |sum: i32, &chain| sum.wrapping_add(_mm256_extract_epi32::<0>(chain)))
+    }
+
+    #[target_feature(enable = "avx2,avx512f,avx512vnni")]
+    pub(super) fn byte_chains_avx512(a: u8, b: i8) -> i32 {
+        let mut acc = [_mm512_setzero_si512(); CHAINS];
+        let (mut a, b) = (_mm512_set1_epi8(a as i8), _mm512_set1_epi8(b));
+        for _ in 0..DEPTH {
+            acc.iter_mut().for_each(|chain| {
+                // SAFETY: as above.
+                unsafe { asm!("/* {0} */", inout(zmm_reg) a, options(nomem, nostack, preserves_flags)) };
+                *chain = _mm512_dpbusd_epi32(*chain, a, b);
+            });
+        }
+        16 * acc.iter().fold(0, |sum: i32, &chain| sum.wrapping_add(_mm512_cvtsi512_si32(chain)))
+    }
 }
 
 #[cfg(test)]
@@ -116,14 +150,14 @@ mod tests {
     fn every_level_does_the_work_that_is_counted() {
         // The fixed point of v = v · 0.5 + 1 is 2, reached within a few steps by every lane of every chain.
         for isa in Isa::ALL.into_iter().filter(|isa| isa.available()) {
-            assert_eq!(chains(isa, 0.5, 1.0), (2 * CHAINS * LANES) as f32, "{}", isa.name());
+            assert_eq!(chains(isa, 0.5, 1.0), (2 * CHAINS * width(isa) / size_of::<f32>()) as f32, "{}", isa.name());
         }
     }
 
     #[test]
     fn every_level_adds_every_byte_product() {
-        let sum = (CHAINS * BYTES * DEPTH) as i32 * -2;
         for isa in Isa::ALL.into_iter().filter(|isa| isa.available()) {
+            let sum = (CHAINS * width(isa) * DEPTH) as i32 * -2;
             assert_eq!(byte_chains(isa, 2, -1), sum, "{}", isa.name());
         }
     }

@@ -52,14 +52,6 @@ pub struct KernelRow {
     pub exactness: Exactness,
 }
 
-/// The name of what runs `spec` at level `isa`: `spec` behind the highest level up to `isa` that has code of its own for it. A row
-/// that adds a residual has `_add` behind its name.
-pub fn named(isa: Isa, spec: &str) -> String {
-    let plain = spec.strip_suffix("_add").unwrap_or(spec);
-    let level = Isa::ALL.into_iter().rfind(|&level| level <= isa && row(level, plain).is_some());
-    format!("{}.{spec}", level.unwrap_or(isa.min(Isa::Avx2)).name())
-}
-
 /// The row of `spec` at level `isa` itself; the tile at the end of `spec` may be left out.
 pub fn row(isa: Isa, spec: &str) -> Option<&'static KernelRow> {
     KERNELS
@@ -68,15 +60,12 @@ pub fn row(isa: Isa, spec: &str) -> Option<&'static KernelRow> {
 }
 
 macro_rules! rows {
-    (generic avx2 { $($family:ident $exactness:expr => $($spec:literal)*;)* }
-     avx512 { $($own_family:ident $own_exactness:expr => $($own:literal)*;)* }) => {
+    ($($family:ident $exactness:expr => $($spec:literal)*;)*) => {
         &[
             $($(
                 rows!(@row "generic", Isa::Generic, $family, $exactness, $spec),
                 rows!(@row "avx2", Isa::Avx2, $family, $exactness, $spec),
-            )*)*
-            $($(
-                rows!(@row "avx512", Isa::Avx512, $own_family, $own_exactness, $own),
+                rows!(@row "avx512", Isa::Avx512, $family, $exactness, $spec),
             )*)*
         ]
     };
@@ -93,61 +82,48 @@ macro_rules! rows {
 
 use Exactness::{Accumulating, Exact, Rounding, Transformed};
 
-/// Every kernel: at the lower levels all of them, at the others those that have code of their own for the level.
+/// Every kernel at every level.
 pub static KERNELS: &[KernelRow] = rows! {
-    generic avx2 {
-        MatMul Accumulating(1) => "f32-f32-f32w-gemm.6x16" "f32-f32-gemm_batched.6x16";
-        MatMul Exact => "qs8-f32-qc8w-gemm.5x16" "qs8-qs8-qc8w-gemm.5x16" "qs8-qu8-qc8w-gemm.5x16"
-            "qu8-f32-qc8w-gemm.5x16" "qu8-qs8-qc8w-gemm.5x16" "qu8-qu8-qc8w-gemm.5x16";
-        Conv Accumulating(1) => "f32-f32-f32w-conv.6x16" "f32-f32-f32w-conv_last.6x16"
-            "f32-f32-f32w-conv_last_depthwise.4x8" "f32-f32-f32w-conv_input_grad.6x16" "f32-f32-conv_weight_grad.3x4"
-            "f32-f32-f32w-conv_last_input_grad.6x16" "f32-f32-conv_last_weight_grad.6x16";
-        Conv Transformed(16) => "f32-f32-f32w-conv_last_winograd.2x2";
-        Conv Transformed(160) => "f32-f32-f32w-conv_last_winograd.4x4";
-        Conv Exact => "qs8-f32-qc8w-conv_last.5x16" "qs8-qs8-qc8w-conv_last.5x16" "qs8-qu8-qc8w-conv_last.5x16"
-            "qu8-f32-qc8w-conv_last.5x16" "qu8-qs8-qc8w-conv_last.5x16" "qu8-qu8-qc8w-conv_last.5x16"
-            "qs8-f32-qc8w-conv_last_depthwise.4x32" "qs8-qs8-qc8w-conv_last_depthwise.4x32"
-            "qs8-qu8-qc8w-conv_last_depthwise.4x32" "qu8-f32-qc8w-conv_last_depthwise.4x32"
-            "qu8-qs8-qc8w-conv_last_depthwise.4x32" "qu8-qu8-qc8w-conv_last_depthwise.4x32"
-            "qs8-f32-qc8w-conv_last_winograd.4x4" "qs8-qs8-qc8w-conv_last_winograd.4x4"
-            "qs8-qu8-qc8w-conv_last_winograd.4x4" "qu8-f32-qc8w-conv_last_winograd.4x4"
-            "qu8-qs8-qc8w-conv_last_winograd.4x4" "qu8-qu8-qc8w-conv_last_winograd.4x4";
-        Pool Exact => "f32-f32-max_pool" "s8-s8-max_pool" "u8-u8-max_pool"
-            "f32-f32-max_pool_last" "s8-s8-max_pool_last" "u8-u8-max_pool_last";
-        Pool Accumulating(1) => "f32-f32-max_pool_grad" "f32-f32-avg_pool" "f32-f32-avg_pool_last" "f32-f32-avg_pool_grad"
-            "f32-f32-max_pool_grad_last";
-        Elementwise Rounding(4) => "f32-f32-chain";
-        MatMul Accumulating(8) => "f32-f32-attention_grad";
-        Reduce Exact => "qs8-f32-mean" "qs8-qs8-mean" "qs8-qu8-mean" "qu8-f32-mean" "qu8-qs8-mean" "qu8-qu8-mean";
-        Reduce Accumulating(1) => "f32-f32-reduce";
-        Reduce Exact => "f32-i64-arg_reduce";
-        Reduce Accumulating(4) => "f32-f32-softmax" "f32-f32-log_softmax" "f32-f32-softmax_grad" "f32-f32-log_softmax_grad";
-        Norm Accumulating(4) => "f32-f32-layer_norm" "f32-f32-rms_norm" "f32-f32-group_norm" "f32-f32-batch_norm_train"
-            "f32-f32-layer_norm_grad" "f32-f32-batch_norm_grad" "f32-f32-batch_norm_train_last" "f32-f32-batch_norm_grad_last";
-        Attention Accumulating(8) => "f32-f32-attention.6x16";
-        Movement Exact => "x8-x8-permute" "x16-x16-permute" "x32-x32-permute" "x64-x64-permute"
-            "x8-x8-slice" "x16-x16-slice" "x32-x32-slice" "x64-x64-slice"
-            "x8-x8-expand" "x16-x16-expand" "x32-x32-expand" "x64-x64-expand"
-            "x8-x8-concat" "x16-x16-concat" "x32-x32-concat" "x64-x64-concat"
-            "x8-x8-pad" "x16-x16-pad" "x32-x32-pad" "x64-x64-pad"
-            "x8-x8-gather" "x16-x16-gather" "x32-x32-gather" "x64-x64-gather"
-            "x8-x8-one_hot" "x16-x16-one_hot" "x32-x32-one_hot" "x64-x64-one_hot";
-        Movement Accumulating(1) => "f32-f32-gather_grad";
-        Recurrent Accumulating(8) => "f32-f32-f32w-lstm" "qs8-f32-qc8w-lstm" "qu8-f32-qc8w-lstm" "f32-f32-lstm_grad"
-            "f32-f32-f32w-gru";
-        Quantize Exact => "f32-qs8-quantize" "f32-qu8-quantize" "qs8-f32-dequantize" "qu8-f32-dequantize" "f32-f32-fake_quant";
-    }
-    avx512 {
-        MatMul Accumulating(1) => "f32-f32-f32w-gemm.6x16" "f32-f32-gemm_batched.6x16";
-        MatMul Exact => "qs8-f32-qc8w-gemm.5x16" "qs8-qs8-qc8w-gemm.5x16" "qs8-qu8-qc8w-gemm.5x16"
-            "qu8-f32-qc8w-gemm.5x16" "qu8-qs8-qc8w-gemm.5x16" "qu8-qu8-qc8w-gemm.5x16";
-        Conv Accumulating(1) => "f32-f32-f32w-conv_last.6x16" "f32-f32-f32w-conv_last_input_grad.6x16"
-            "f32-f32-conv_last_weight_grad.6x16";
-        Conv Transformed(16) => "f32-f32-f32w-conv_last_winograd.2x2";
-        Conv Transformed(160) => "f32-f32-f32w-conv_last_winograd.4x4";
-        Conv Exact => "qs8-f32-qc8w-conv_last.5x16" "qs8-qs8-qc8w-conv_last.5x16" "qs8-qu8-qc8w-conv_last.5x16"
-            "qu8-f32-qc8w-conv_last.5x16" "qu8-qs8-qc8w-conv_last.5x16" "qu8-qu8-qc8w-conv_last.5x16";
-    }
+    MatMul Accumulating(1) => "f32-f32-f32w-gemm.6x16" "f32-f32-gemm_batched.6x16";
+    MatMul Exact => "qs8-f32-qc8w-gemm.5x16" "qs8-qs8-qc8w-gemm.5x16" "qs8-qu8-qc8w-gemm.5x16"
+        "qu8-f32-qc8w-gemm.5x16" "qu8-qs8-qc8w-gemm.5x16" "qu8-qu8-qc8w-gemm.5x16";
+    Conv Accumulating(1) => "f32-f32-f32w-conv.6x16" "f32-f32-f32w-conv_last.6x16"
+        "f32-f32-f32w-conv_last_depthwise.4x8" "f32-f32-f32w-conv_input_grad.6x16" "f32-f32-conv_weight_grad.3x4"
+        "f32-f32-f32w-conv_last_input_grad.6x16" "f32-f32-conv_last_weight_grad.6x16";
+    Conv Transformed(16) => "f32-f32-f32w-conv_last_winograd.2x2";
+    Conv Transformed(160) => "f32-f32-f32w-conv_last_winograd.4x4";
+    Conv Exact => "qs8-f32-qc8w-conv_last.5x16" "qs8-qs8-qc8w-conv_last.5x16" "qs8-qu8-qc8w-conv_last.5x16"
+        "qu8-f32-qc8w-conv_last.5x16" "qu8-qs8-qc8w-conv_last.5x16" "qu8-qu8-qc8w-conv_last.5x16"
+        "qs8-f32-qc8w-conv_last_depthwise.4x32" "qs8-qs8-qc8w-conv_last_depthwise.4x32"
+        "qs8-qu8-qc8w-conv_last_depthwise.4x32" "qu8-f32-qc8w-conv_last_depthwise.4x32"
+        "qu8-qs8-qc8w-conv_last_depthwise.4x32" "qu8-qu8-qc8w-conv_last_depthwise.4x32"
+        "qs8-f32-qc8w-conv_last_winograd.4x4" "qs8-qs8-qc8w-conv_last_winograd.4x4"
+        "qs8-qu8-qc8w-conv_last_winograd.4x4" "qu8-f32-qc8w-conv_last_winograd.4x4"
+        "qu8-qs8-qc8w-conv_last_winograd.4x4" "qu8-qu8-qc8w-conv_last_winograd.4x4";
+    Pool Exact => "f32-f32-max_pool" "s8-s8-max_pool" "u8-u8-max_pool"
+        "f32-f32-max_pool_last" "s8-s8-max_pool_last" "u8-u8-max_pool_last";
+    Pool Accumulating(1) => "f32-f32-max_pool_grad" "f32-f32-avg_pool" "f32-f32-avg_pool_last" "f32-f32-avg_pool_grad"
+        "f32-f32-max_pool_grad_last";
+    Elementwise Rounding(4) => "f32-f32-chain";
+    MatMul Accumulating(8) => "f32-f32-attention_grad";
+    Reduce Exact => "qs8-f32-mean" "qs8-qs8-mean" "qs8-qu8-mean" "qu8-f32-mean" "qu8-qs8-mean" "qu8-qu8-mean";
+    Reduce Accumulating(1) => "f32-f32-reduce";
+    Reduce Exact => "f32-i64-arg_reduce";
+    Reduce Accumulating(4) => "f32-f32-softmax" "f32-f32-log_softmax" "f32-f32-softmax_grad" "f32-f32-log_softmax_grad";
+    Norm Accumulating(4) => "f32-f32-layer_norm" "f32-f32-rms_norm" "f32-f32-group_norm" "f32-f32-batch_norm_train"
+        "f32-f32-layer_norm_grad" "f32-f32-batch_norm_grad" "f32-f32-batch_norm_train_last" "f32-f32-batch_norm_grad_last";
+    Attention Accumulating(8) => "f32-f32-attention.6x16";
+    Movement Exact => "x8-x8-permute" "x16-x16-permute" "x32-x32-permute" "x64-x64-permute"
+        "x8-x8-slice" "x16-x16-slice" "x32-x32-slice" "x64-x64-slice"
+        "x8-x8-expand" "x16-x16-expand" "x32-x32-expand" "x64-x64-expand"
+        "x8-x8-concat" "x16-x16-concat" "x32-x32-concat" "x64-x64-concat"
+        "x8-x8-pad" "x16-x16-pad" "x32-x32-pad" "x64-x64-pad"
+        "x8-x8-gather" "x16-x16-gather" "x32-x32-gather" "x64-x64-gather"
+        "x8-x8-one_hot" "x16-x16-one_hot" "x32-x32-one_hot" "x64-x64-one_hot";
+    Movement Accumulating(1) => "f32-f32-gather_grad";
+    Recurrent Accumulating(8) => "f32-f32-f32w-lstm" "qs8-f32-qc8w-lstm" "qu8-f32-qc8w-lstm" "f32-f32-lstm_grad"
+        "f32-f32-f32w-gru";
+    Quantize Exact => "f32-qs8-quantize" "f32-qu8-quantize" "qs8-f32-dequantize" "qu8-f32-dequantize" "f32-f32-fake_quant";
 };
 
 #[cfg(test)]
@@ -156,13 +132,12 @@ mod tests {
     use std::collections::BTreeSet;
 
     #[test]
-    fn names_are_unique_and_every_proven_level_has_every_kernel() {
+    fn names_are_unique_and_every_level_has_every_kernel() {
         let names: BTreeSet<&str> = KERNELS.iter().map(|r| r.name).collect();
         assert_eq!(names.len(), KERNELS.len());
         for r in KERNELS {
             assert_eq!(r.name, format!("{}.{}", r.isa.name(), r.spec));
-            let mut proven = Isa::ALL.into_iter().filter(|isa| isa.proven());
-            assert!(proven.all(|isa| row(isa, r.spec).is_some()), "{}", r.spec);
+            assert!(Isa::ALL.into_iter().all(|isa| row(isa, r.spec).is_some()), "{}", r.spec);
         }
     }
 
@@ -173,14 +148,5 @@ mod tests {
         assert_eq!(found("f32-f32-f32w-gemm"), Some("avx2.f32-f32-f32w-gemm.6x16"));
         assert_eq!(found("f32-f32-f32w"), None);
         assert_eq!(found("x8-x8-pad"), Some("avx2.x8-x8-pad"));
-    }
-
-    #[test]
-    fn a_level_without_code_of_its_own_is_named_by_the_one_that_runs() {
-        assert_eq!(named(Isa::Avx512, "f32-f32-f32w-gemm"), "avx512.f32-f32-f32w-gemm");
-        assert_eq!(named(Isa::Avx512, "f32-f32-f32w-gemm_add"), "avx512.f32-f32-f32w-gemm_add");
-        assert_eq!(named(Isa::Avx512, "x8-x8-pad"), "avx2.x8-x8-pad");
-        assert_eq!(named(Isa::Generic, "x8-x8-pad"), "generic.x8-x8-pad");
-        assert_eq!(named(Isa::Avx512, "f32-f32-chain.7"), "avx2.f32-f32-chain.7");
     }
 }

@@ -7,7 +7,6 @@ use penjing_kernels::{
     conv::{ConvShape, ConvWeights, PackedConv, conv, conv_input_grad, conv_weight_grad},
     conv_last::{ConvEpilogue, Method, PackedConvLast, conv_last},
     gemm::Clamp,
-    table,
 };
 
 pub(super) fn select(site: &Site, op: &Op) -> Option<Kernel> {
@@ -129,7 +128,7 @@ fn last(site: &Site, spec: &ConvSpec, activation: KernelActivation) -> Option<Ke
             Ok(conv_last(call.ctx, &shape, v.read(0)?, &packed, &epilogue, v.write(0)?)?)
         }));
     };
-    let methods = Method::candidates(&shape).map(|m| (m, table::named(site.isa, m.spec())));
+    let methods = Method::candidates(&shape).map(|m| (m, format!("{}.{}", site.isa.name(), m.spec())));
     let method = site.costs.pick(&shape, methods.collect())?;
     let packed = PackedConvLast::new_with(site.isa, &shape, constant, method).ok()?;
     let kernel = Kernel::call(site, packed.name(), move |call| {

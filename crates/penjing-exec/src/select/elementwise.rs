@@ -8,7 +8,6 @@ use penjing_ir::{Binary, ChainInstr, Compare, QuantScheme, Unary, chain_operands
 use penjing_kernels::{
     KernelError,
     elementwise::{BinaryOp, Data, Input, Layout, Output, Program, ProgramBuilder, UnaryOp, Value, run_program},
-    table,
 };
 use penjing_tensor::DType;
 
@@ -37,7 +36,7 @@ pub(super) fn chain(site: &Site, code: &[ChainInstr]) -> Option<Kernel> {
     let fits: Vec<(DType, Fit)> = site.operands.iter().map(|o| (o.dtype, fit(&o.shape, &shape))).collect();
     let full = (0..fits.len()).filter(|&k| matches!(fits[k], (DType::F32, Fit::Full)));
     Some(Kernel {
-        name: table::named(site.isa, &format!("f32-f32-chain.{}", program.instructions())),
+        name: format!("{}.f32-f32-chain.{}", site.isa.name(), program.instructions()),
         reads: (0..site.operands.len()).collect(),
         in_place: full.map(|k| (0, k)).collect(),
         run: Run::Call(Box::new(move |call| run(call, &program, &shape, &fits))),

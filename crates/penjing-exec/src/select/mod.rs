@@ -19,7 +19,7 @@ mod site;
 
 use crate::{ExecError, Target, contents::Contents};
 use penjing_ir::{MachineOp, Model, NodeId, Op};
-use penjing_kernels::{Ctx, KernelError, arena::Views, table};
+use penjing_kernels::{Ctx, KernelError, arena::Views};
 use penjing_reference::RefError;
 use penjing_tensor::TensorError;
 use site::Site;
@@ -84,7 +84,7 @@ impl Kernel {
         run: impl Fn(&mut Call<'_>) -> Result<(), RunError> + Send + Sync + 'static,
     ) -> Kernel {
         Kernel {
-            name: table::named(site.isa, name),
+            name: format!("{}.{name}", site.isa.name()),
             reads: (0..site.operands.len()).collect(),
             in_place: Vec::new(),
             run: Run::Call(Box::new(run)),

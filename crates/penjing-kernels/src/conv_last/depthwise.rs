@@ -1,4 +1,4 @@
-//! Depthwise convolution: every channel by itself, eight channels a register, several outputs of a row at once.
+//! Depthwise convolution: every channel by itself, a register of neighbouring channels at a time, several outputs of a row at once.
 //!
 //! The input is read where it lies. Taps in the padding are left out: rows by their range, columns by treating the outputs
 //! whose windows reach over an edge one by one.
@@ -8,7 +8,7 @@ use crate::{
     Ctx,
     conv::ConvShape,
     isa::prefetch,
-    lanes::{LANES, Lanes, per_lanes},
+    lanes::{Lanes, MOST_LANES, per_lanes},
     pool::Disjoint,
 };
 use std::ops::Range;
@@ -30,12 +30,13 @@ pub(crate) fn fits(s: &ConvShape) -> bool {
     s.groups == s.in_channels && s.groups == s.out_channels && s.groups > 1
 }
 
-/// Packs `w`, `[C, 1, KH, KW]`, as `[C / 8][tap][8]`, with zeros for channels that are not there.
+/// Packs `w`, `[C, 1, KH, KW]`, as `[C / 16][tap][16]`, with zeros for channels that are not there.
 pub(crate) fn pack(s: &ConvShape, w: &[f32]) -> Vec<f32> {
     let taps = s.kernel[0] * s.kernel[1];
-    let blocks = s.groups.div_ceil(LANES);
-    (0..blocks * taps * LANES)
-        .map(|i| w.get((i / (taps * LANES) * LANES + i % LANES) * taps + i / LANES % taps).copied().unwrap_or(0.0))
+    let block = taps * MOST_LANES;
+    let channel = |i: usize| i / block * MOST_LANES + i % MOST_LANES;
+    (0..s.groups.div_ceil(MOST_LANES) * block)
+        .map(|i| w.get(channel(i) * taps + i / MOST_LANES % taps).copied().unwrap_or(0.0))
         .collect()
 }
 
@@ -142,7 +143,7 @@ unsafe fn each_output_body<V: Lanes>(row: &Row<'_>, line: &Line) {
 struct Row<'a> {
     s: &'a ConvShape,
     x: &'a [f32],
-    /// `[C / 8][tap][8]`.
+    /// `[C / 16][tap][16]`.
     w: &'a [f32],
     output: &'a Output<'a>,
     /// The row's first pixel in the batch.
@@ -160,18 +161,18 @@ impl Row<'_> {
     #[inline(always)]
     unsafe fn wide<V: Lanes, const KW: usize, const S: usize>(&self, line: &Line, j: usize, first: usize) {
         let c = self.s.groups;
-        let whole = c / LANES * LANES;
-        for block in (0..whole).step_by(LANES) {
-            // SAFETY: this function's contract; `block + 8` channels exist.
+        let whole = c / V::LANES * V::LANES;
+        for block in (0..whole).step_by(V::LANES) {
+            // SAFETY: this function's contract; a register's channels from `block` on exist.
             unsafe {
-                let mut acc = [self.output.bias::<V>(block, LANES); WIDE];
+                let mut acc = [self.output.bias::<V>(block, V::LANES); WIDE];
                 for ky in line.taps.clone() {
                     let x = self.at(line, ky, first, block);
                     let w = self.weights(ky, block);
                     // The next columns of the rows that the line before did not read.
                     if S > 1 && self.far && ky + S >= line.taps.end {
                         let next = self.at(line, ky, first + (WIDE - 1) * S + KW, block * WIDE * S);
-                        for at in (0..WIDE * S * LANES).step_by(CACHE_LINE) {
+                        for at in (0..WIDE * S * V::LANES).step_by(CACHE_LINE) {
                             prefetch(next.wrapping_add(at));
                         }
                     }
@@ -181,14 +182,14 @@ impl Row<'_> {
                         columns[i] = V::load(x.add(i * c));
                     }
                     for kx in 0..KW {
-                        let w = V::load(w.add(kx * LANES));
+                        let w = V::load(w.add(kx * MOST_LANES));
                         for p in 0..WIDE {
                             acc[p] = columns[p * S + kx].fma(w, acc[p]);
                         }
                     }
                 }
                 for p in 0..WIDE {
-                    self.output.put(self.first + j + p, block, LANES, acc[p]);
+                    self.output.put(self.first + j + p, block, V::LANES, acc[p]);
                 }
             }
         }
@@ -206,19 +207,19 @@ impl Row<'_> {
     /// Those columns lie inside the image; the contract of [`each_output`].
     #[inline(always)]
     unsafe fn one<V: Lanes>(&self, line: &Line, j: usize, first: usize, cols: Range<usize>) {
-        for block in (0..self.s.groups).step_by(LANES) {
+        for block in (0..self.s.groups).step_by(V::LANES) {
             // SAFETY: this function's contract.
             unsafe { self.block::<V>(line, j, first, cols.clone(), block) };
         }
     }
 
-    /// As [`one`](Self::one), of the eight channels from `block` on or what is left of them.
+    /// As [`one`](Self::one), of a register's channels from `block` on or what is left of them.
     ///
     /// # Safety
     /// As [`one`](Self::one).
     #[inline(always)]
     unsafe fn block<V: Lanes>(&self, line: &Line, j: usize, first: usize, cols: Range<usize>, block: usize) {
-        let lanes = LANES.min(self.s.groups - block);
+        let lanes = V::LANES.min(self.s.groups - block);
         // SAFETY: this function's contract.
         unsafe {
             let mut acc = self.output.bias::<V>(block, lanes);
@@ -227,8 +228,8 @@ impl Row<'_> {
                 let w = self.weights(ky, block);
                 for kx in cols.clone() {
                     let at = x.add((kx - cols.start) * self.s.dilation[1] * self.s.groups);
-                    let v = if lanes == LANES { V::load(at) } else { V::load_part(at, lanes) };
-                    acc = v.fma(V::load(w.add(kx * LANES)), acc);
+                    let v = if lanes == V::LANES { V::load(at) } else { V::load_part(at, lanes) };
+                    acc = v.fma(V::load(w.add(kx * MOST_LANES)), acc);
                 }
             }
             self.output.put(self.first + j, block, lanes, acc);
@@ -246,6 +247,8 @@ impl Row<'_> {
     #[inline(always)]
     fn weights(&self, ky: usize, block: usize) -> *const f32 {
         let [kh, kw] = self.s.kernel;
-        self.w.as_ptr().wrapping_add(block * kh * kw + ky * kw * LANES)
+        self.w
+            .as_ptr()
+            .wrapping_add(block / MOST_LANES * MOST_LANES * kh * kw + ky * kw * MOST_LANES + block % MOST_LANES)
     }
 }

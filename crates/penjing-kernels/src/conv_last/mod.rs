@@ -84,7 +84,7 @@ pub struct PackedConvLast {
 enum Weights {
     /// One product a group.
     Direct(Vec<PackedB>),
-    /// `[C / 8][tap][8]`.
+    /// `[C / 16][tap][16]`.
     Depthwise(Vec<f32>),
     /// 16 matrices of F(2, 3).
     Winograd2(Vec<PackedB>),

@@ -1,11 +1,11 @@
-//! Where kernels that compute eight channels at a time put their results.
+//! Where kernels that compute a register of channels at a time put their results.
 
 use super::ConvEpilogue;
 use crate::{
     Isa,
     activation::{Activation, Clamp},
     conv::ConvShape,
-    lanes::{LANES, Lanes},
+    lanes::Lanes,
     pool::Disjoint,
 };
 use std::ops::Range;
@@ -58,7 +58,7 @@ impl<'a> Output<'a> {
             };
             let v = v.clamp(V::splat(self.clamp.min), V::splat(self.clamp.max));
             let to = self.y.as_ptr().add(at);
-            if lanes == LANES { v.store(to) } else { v.store_part(to, lanes) }
+            if lanes == V::LANES { v.store(to) } else { v.store_part(to, lanes) }
         }
     }
 

@@ -14,7 +14,7 @@ use crate::{
     Ctx, Isa, KernelError,
     conv::{ConvShape, fold},
     error::check_len,
-    lanes::{LANES, Lanes, per_lanes},
+    lanes::{Lanes, per_lanes},
     pool::Disjoint,
     scratch::with_scratch,
 };
@@ -25,7 +25,7 @@ const NAME: &str = "conv_last_weight_grad";
 /// Neighbours of x in a tile.
 const ROWS: usize = 6;
 /// Channels of dy in a tile.
-const COLS: usize = 2 * LANES;
+const COLS: usize = 16;
 /// Output pixels whose part of dy (16 KiB for a tile's channels) stays in the first-level cache.
 const PIXELS: usize = 256;
 /// Weights from which the channels of dy are split among tasks, each with its own copies of x.
@@ -163,17 +163,21 @@ unsafe fn add_tile_body<V: Lanes>(x: *const f32, bases: &[usize], panel: *const 
     unsafe {
         let mut acc = [[V::splat(0.0); 2]; ROWS];
         for (m, &base) in bases.iter().enumerate() {
-            let dy = [V::load(panel.add(m * COLS)), V::load(panel.add(m * COLS + LANES))];
+            let mut dy = [V::splat(0.0); 2];
+            for part in 0..COLS / V::LANES {
+                dy[part] = V::load(panel.add(m * COLS + part * V::LANES));
+            }
             let x = x.add(base);
             for (r, acc) in acc.iter_mut().enumerate() {
                 let v = V::splat(*x.add(r));
-                acc[0] = v.fma(dy[0], acc[0]);
-                acc[1] = v.fma(dy[1], acc[1]);
+                for part in 0..COLS / V::LANES {
+                    acc[part] = v.fma(dy[part], acc[part]);
+                }
             }
         }
         for (acc, sums) in acc.iter().zip(sums.chunks_exact_mut(COLS)) {
-            for (half, acc) in acc.iter().enumerate() {
-                let at = sums.as_mut_ptr().add(half * LANES);
+            for (part, acc) in acc.iter().take(COLS / V::LANES).enumerate() {
+                let at = sums.as_mut_ptr().add(part * V::LANES);
                 acc.add(V::load(at)).store(at);
             }
         }

@@ -15,7 +15,7 @@ use crate::{
     conv::ConvShape,
     gemm::tile::NR,
     igemm::{PackedB, multiply_plain},
-    lanes::{LANES, Lanes, per_lanes},
+    lanes::{Lanes, MOST_LANES, per_lanes},
     pool::Disjoint,
     scratch::with_scratch,
 };
@@ -36,6 +36,8 @@ const SMALL_TILES: usize = 8;
 const SMALL_TASKS: usize = 4;
 /// Parts of the columns where there is one such block. Each transforms all inputs, so there are no more.
 const SMALL_SPLITS: usize = 2;
+/// Fewest channels on either side that the transforms may pay for.
+const FEWEST: usize = 8;
 /// Elements of a cache line.
 const LINE: usize = 16;
 /// Tiles of a task of the transforms.
@@ -138,7 +140,7 @@ pub(super) enum Gain {
 /// The gain for kernels of 3 × 3 that move by one, with channels enough to fill registers; none for other shapes.
 pub(super) fn gain(s: &ConvShape) -> Option<Gain> {
     let unit = s.kernel == [3, 3] && s.stride == [1, 1] && s.dilation == [1, 1];
-    if !unit || s.groups != 1 || s.in_channels < LANES || s.out_channels < LANES {
+    if !unit || s.groups != 1 || s.in_channels < FEWEST || s.out_channels < FEWEST {
         return None;
     }
     let tiles = s.batch * s.output[0].div_ceil(4) * s.output[1].div_ceil(4);
@@ -206,7 +208,7 @@ pub(crate) fn run<F: Form<T, M> + Transform, const T: usize, const M: usize>(
         tiles: Tiles::new(s, M),
         x,
         zeros: &zeros,
-        pitch: [s.in_channels.next_multiple_of(LANES), s.out_channels.next_multiple_of(NR)],
+        pitch: [s.in_channels.next_multiple_of(MOST_LANES), s.out_channels.next_multiple_of(NR)],
         output: Output::new(s, e, &zeros, y),
     };
     let count = t.tiles.count();
@@ -231,7 +233,7 @@ pub(crate) fn run<F: Form<T, M> + Transform, const T: usize, const M: usize>(
 
 /// Whether every task may read all weights: they stay in a core's own cache.
 fn is_small<const T: usize>(s: &ConvShape) -> bool {
-    T * T * s.in_channels.next_multiple_of(LANES) * s.out_channels.next_multiple_of(NR) * size_of::<f32>()
+    T * T * s.in_channels.next_multiple_of(MOST_LANES) * s.out_channels.next_multiple_of(NR) * size_of::<f32>()
         <= SMALL_WEIGHTS
 }
 
@@ -348,8 +350,8 @@ unsafe fn inputs<V: Lanes, F: Form<T, M>, const T: usize, const M: usize>(t: &Op
     for tile in part.tiles.clone() {
         let sources = t.tiles.sources::<_, T>(t.x, t.zeros, t.tiles.place(tile));
         let to = part.v.as_ptr().wrapping_add((tile - part.block.start) * pitch);
-        for channel in (0..c).step_by(LANES) {
-            let lanes = LANES.min(c - channel);
+        for channel in (0..c).step_by(V::LANES) {
+            let lanes = V::LANES.min(c - channel);
             // SAFETY: `lanes` channels from `channel` on exist at each source and eight in `v`, whose tiles are padded.
             unsafe {
                 let mut half = [[V::splat(0.0); T]; T];
@@ -357,7 +359,7 @@ unsafe fn inputs<V: Lanes, F: Form<T, M>, const T: usize, const M: usize>(t: &Op
                     let mut d = [V::splat(0.0); T];
                     for j in 0..T {
                         let from = sources[i][j].add(channel);
-                        d[j] = if lanes == LANES { V::load(from) } else { V::load_part(from, lanes) };
+                        d[j] = if lanes == V::LANES { V::load(from) } else { V::load_part(from, lanes) };
                     }
                     half[i] = F::input(d);
                 }
@@ -388,11 +390,11 @@ unsafe fn outputs<V: Lanes, F: Form<T, M>, const T: usize, const M: usize>(t: &O
     for tile in part.tiles.clone() {
         let (pixel, [rows, cols]) = t.tiles.pixels(t.tiles.place(tile));
         let from = part.m.as_ptr().wrapping_add((tile - part.block.start) * NR);
-        for channel in part.outputs.clone().step_by(LANES) {
-            let lanes = LANES.min(part.outputs.end - channel);
+        for channel in part.outputs.clone().step_by(V::LANES) {
+            let lanes = V::LANES.min(part.outputs.end - channel);
             let own = channel - part.outputs.start;
             let from = from.wrapping_add(own / NR * panel + own % NR);
-            // SAFETY: eight sums from `channel` on lie in `m`, whose tiles are padded; the pixels are the tile's own.
+            // SAFETY: a register of sums from `channel` on lies in `m`, whose tiles are padded; the pixels are the tile's own.
             unsafe {
                 let bias = t.output.bias::<V>(channel, lanes);
                 let mut half = [[bias; M]; T];

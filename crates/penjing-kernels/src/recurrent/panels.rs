@@ -9,11 +9,13 @@ use crate::{
     arena::Line,
     gemm::Mat,
     isa::prefetch_near,
-    lanes::{LANES, Lanes, per_lanes},
+    lanes::{Lanes, per_lanes},
 };
 use bytemuck::Zeroable;
 use std::ops::Range;
 
+/// Columns of a vector.
+const LANES: usize = 8;
 /// Vectors of eight columns in a panel at most.
 const MAX_VECTORS: usize = 4;
 /// How many elements ahead of their use weights are asked for: 4 KiB.
@@ -119,7 +121,7 @@ per_lanes! {
     ///
     /// # Safety
     /// `x` has `rows` rows of `p.depth`; `panel` is whole; every row and gate of `sums` has the panel's units.
-    unsafe fn multiply(p: Panels, rows: usize, x: *const f32, panel: &[f32], sums: *mut f32, stride: usize) = multiply_body
+    unsafe fn multiply(p: Panels, rows: usize, x: *const f32, panel: &[f32], sums: *mut f32, stride: usize) = narrow multiply_body
 }
 
 #[inline(always)]
