@@ -10,7 +10,7 @@ use crate::{
     gemm::{
         Mat,
         pack::{pack_cols, pack_rows},
-        tile::{Acc, Block, Columns, F32, NR, RowPanels, Sink, run_block},
+        tile::{Block, Columns, F32, NR, RowPanels, Sink, run_block},
         transpose::transpose,
     },
     isa::{Math, per_isa},
@@ -359,9 +359,9 @@ struct ColumnSink<'a> {
 
 impl Sink<f32> for ColumnSink<'_> {
     #[inline(always)]
-    fn put(&self, row: usize, rows: usize, _: usize, _: usize, acc: &Acc<f32>) {
+    fn put(&self, row: usize, _: usize, _: usize, acc: &[[f32; NR]]) {
         let mut out = self.out.borrow_mut();
-        for (out, acc) in out[row..row + rows].iter_mut().zip(&acc.0) {
+        for (out, acc) in out[row..].iter_mut().zip(acc) {
             for j in 0..NR {
                 out[j] = if self.add { out[j] + acc[j] } else { acc[j] };
             }

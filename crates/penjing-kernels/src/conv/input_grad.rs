@@ -16,7 +16,7 @@ use crate::{
     gemm::{
         Clamp,
         pack::k_blocks,
-        tile::{Acc, Block, F32, Sink, run_block},
+        tile::{Block, F32, NR, Sink, run_block},
     },
     pool::Disjoint,
     scratch::with_scratch,
@@ -167,10 +167,10 @@ struct Scatter<'a> {
 
 impl Sink<f32> for Scatter<'_> {
     #[inline(always)]
-    fn put(&self, row: usize, rows: usize, col: usize, cols: usize, acc: &Acc<f32>) {
-        for r in 0..rows {
+    fn put(&self, row: usize, col: usize, cols: usize, acc: &[[f32; NR]]) {
+        for (r, acc) in acc.iter().enumerate() {
             let start = self.start + (row + r) * self.plane;
-            for (&offset, &v) in self.offsets[col..col + cols].iter().zip(&acc.0[r]) {
+            for (&offset, &v) in self.offsets[col..col + cols].iter().zip(acc) {
                 // SAFETY: the pixels of one phase and window belong to one task; phases run one after another.
                 let out = unsafe { &mut self.out.slice(start + offset, 1)[0] };
                 *out = if self.add { *out + v } else { v };

@@ -2,7 +2,7 @@
 
 use super::{
     Accumulate, Bias, Epilogue,
-    tile::{Acc, NR, Sink},
+    tile::{MOST_ROWS, NR, Sink},
 };
 use crate::{Activation, Isa, activation::Clamp, isa::prefetch};
 
@@ -63,7 +63,8 @@ impl<'a> CSink<'a> {
 
     /// Sixteen columns: straight code, since a tile of little depth takes hardly longer than its epilogue.
     #[inline(always)]
-    fn put_whole(&self, row: usize, rows: usize, col: usize, acc: &Acc<f32>) {
+    fn put_whole(&self, row: usize, col: usize, acc: &[[f32; NR]]) {
+        let rows = acc.len();
         let cols = match self.bias {
             Bias::Col(b) => *b[col..].first_chunk().expect("a bias has a value for every column"),
             _ => [0.0; NR],
@@ -78,9 +79,9 @@ impl<'a> CSink<'a> {
         });
         let smooth = !matches!(self.act, Activation::Clamp(_));
         let clamp = if let Activation::Clamp(clamp) = self.act { clamp } else { Clamp::NONE };
-        let mut out = *acc;
+        let mut out = [[0.0; NR]; MOST_ROWS];
         for r in 0..rows {
-            let mut v = acc.0[r];
+            let mut v = acc[r];
             if self.add {
                 // SAFETY: `new`'s contract; a whole tile is inside C.
                 let old = unsafe { self.at(row + r, col).cast::<[f32; NR]>().read_unaligned() };
@@ -99,28 +100,28 @@ impl<'a> CSink<'a> {
                 v[j] = clamp.apply(v[j]);
             }
             if smooth {
-                out.0[r] = v;
+                out[r] = v;
             } else {
                 // SAFETY: `new`'s contract; a whole tile is inside C.
                 unsafe { self.at(row + r, col).cast::<[f32; NR]>().write_unaligned(v) };
             }
         }
         if smooth {
-            self.act.apply(self.isa, out.0[..rows].as_flattened_mut());
+            self.act.apply(self.isa, out[..rows].as_flattened_mut());
             for r in 0..rows {
                 // SAFETY: as above.
-                unsafe { self.at(row + r, col).cast::<[f32; NR]>().write_unaligned(out.0[r]) };
+                unsafe { self.at(row + r, col).cast::<[f32; NR]>().write_unaligned(out[r]) };
             }
         }
     }
 
     /// Fewer columns.
     #[inline(never)]
-    fn put_part(&self, row: usize, rows: usize, col: usize, cols: usize, acc: &Acc<f32>) {
-        for r in 0..rows {
+    fn put_part(&self, row: usize, col: usize, cols: usize, acc: &[[f32; NR]]) {
+        for (r, acc) in acc.iter().enumerate() {
             // SAFETY: `new`'s contract.
             let out = unsafe { std::slice::from_raw_parts_mut(self.at(row + r, col), cols) };
-            let mut v = acc.0[r];
+            let mut v = *acc;
             let v = &mut v[..cols];
             if self.add {
                 add(v, out);
@@ -148,12 +149,12 @@ impl Sink<f32> for CSink<'_> {
     }
 
     #[inline(always)]
-    fn put(&self, row: usize, rows: usize, col: usize, cols: usize, acc: &Acc<f32>) {
+    fn put(&self, row: usize, col: usize, cols: usize, acc: &[[f32; NR]]) {
         let (row, col) = (self.row + row, self.col + col);
         if cols == NR {
-            self.put_whole(row, rows, col, acc);
+            self.put_whole(row, col, acc);
         } else {
-            self.put_part(row, rows, col, cols, acc);
+            self.put_part(row, col, cols, acc);
         }
     }
 }

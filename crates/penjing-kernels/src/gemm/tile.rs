@@ -10,6 +10,8 @@ use std::ops::Range;
 
 /// Most rows of a tile.
 pub(crate) const MR: usize = 6;
+/// Most rows that a sink is given at once.
+pub(crate) const MOST_ROWS: usize = 12;
 /// Columns of a tile.
 pub(crate) const NR: usize = 16;
 
@@ -92,8 +94,8 @@ impl<E> Columns<'_, E> {
 
 /// Receives finished tiles.
 pub(crate) trait Sink<T> {
-    /// `acc` holds rows `row..row + rows` and columns `col..col + cols` of the block.
-    fn put(&self, row: usize, rows: usize, col: usize, cols: usize, acc: &Acc<T>);
+    /// `acc` holds rows from `row` on, at most [`MOST_ROWS`], and columns `col..col + cols` of the block.
+    fn put(&self, row: usize, col: usize, cols: usize, acc: &[[T; NR]]);
 
     /// Called before the tile of rows `row..row + rows` and columns from `col` on is computed: a chance to prefetch.
     #[inline(always)]
@@ -229,7 +231,7 @@ fn tiles<K: Kind, S: Sink<K::Sum>>(
                     runs(rows.len(), a, &RunsOf { copy, offsets, starts: starts[jp] }, &mut acc);
                 }
             }
-            sink.put(rows.start, rows.len(), jp * NR, cols, &acc);
+            sink.put(rows.start, jp * NR, cols, &acc.0[..rows.len()]);
         }
     }
 }

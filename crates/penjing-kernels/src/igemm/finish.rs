@@ -3,7 +3,7 @@
 use crate::{
     Isa,
     activation::{Activation, Clamp},
-    gemm::tile::{Acc, NR, Sink},
+    gemm::tile::{NR, Sink},
     isa::prefetch,
     pool::Disjoint,
 };
@@ -36,10 +36,10 @@ impl Sink<f32> for Finish<'_> {
     }
 
     #[inline(always)]
-    fn put(&self, row: usize, rows: usize, col: usize, cols: usize, acc: &Acc<f32>) {
+    fn put(&self, row: usize, col: usize, cols: usize, acc: &[[f32; NR]]) {
         match self.activation {
-            Activation::Clamp(clamp) if cols == NR => self.put_whole(row, rows, col, clamp, acc),
-            _ => self.put_part(row, rows, col, cols, acc),
+            Activation::Clamp(clamp) if cols == NR => self.put_whole(row, col, clamp, acc),
+            _ => self.put_part(row, col, cols, acc),
         }
     }
 }
@@ -47,14 +47,14 @@ impl Sink<f32> for Finish<'_> {
 impl Finish<'_> {
     /// Sixteen columns and limits: straight code, since a tile of little depth takes hardly longer than its epilogue.
     #[inline(always)]
-    fn put_whole(&self, row: usize, rows: usize, col: usize, clamp: Clamp, acc: &Acc<f32>) {
+    fn put_whole(&self, row: usize, col: usize, clamp: Clamp, acc: &[[f32; NR]]) {
         let first = (self.first_row + row) * self.stride + self.first_col + col;
-        let span = (rows - 1) * self.stride + NR;
+        let span = (acc.len() - 1) * self.stride + NR;
         let c = self.c.at(first, span);
         let residual = self.residual.map(|r| r[first..first + span].as_ptr());
         let bias = self.bias.map_or([0.0; NR], |b| *b[col..].first_chunk().expect("the panel's columns have a bias"));
-        for r in 0..rows {
-            let mut v = acc.0[r];
+        for (r, acc) in acc.iter().enumerate() {
+            let mut v = *acc;
             for j in 0..NR {
                 v[j] += bias[j];
             }
@@ -75,8 +75,8 @@ impl Finish<'_> {
 
     /// Any columns and activation.
     #[inline(never)]
-    fn put_part(&self, row: usize, rows: usize, col: usize, cols: usize, acc: &Acc<f32>) {
-        for (r, acc) in acc.0[..rows].iter().enumerate() {
+    fn put_part(&self, row: usize, col: usize, cols: usize, acc: &[[f32; NR]]) {
+        for (r, acc) in acc.iter().enumerate() {
             let at = (self.first_row + row + r) * self.stride + self.first_col + col;
             let mut v = *acc;
             let v = &mut v[..cols];

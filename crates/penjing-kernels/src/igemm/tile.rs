@@ -1,9 +1,11 @@
-//! The register tile of indirect products: up to 6 rows by 16 columns; rows of A are read where they lie.
+//! The register tiles of indirect products: rows of A, read where they lie, by panels of 16 columns.
 //!
-//! As the tile of [`crate::gemm::tile`], but A is not packed: a row is a pointer, and the depth is cut into stretches of
-//! elements at equal distances, which begin at the same distance from every row's pointer.
+//! The depth is cut into stretches of elements at equal distances, which begin at the same distance from every row's base.
 
-use crate::{gemm::tile::NR, isa::prefetch};
+use crate::{
+    gemm::tile::{MR, NR},
+    isa::prefetch,
+};
 
 /// Elements of each row at equal distances, part of one k-block.
 #[derive(Clone, Copy, Debug)]
@@ -47,31 +49,108 @@ pub(crate) enum Start {
     Acc,
 }
 
-/// `acc[r][j] = start + Σ A[rows[r] + offset + i * step] · B[i][j]` over the elements of all stretches, in order.
+/// A tile: `sums[p * sums_pitch + r][j] = start + Σ A[bases[r] + offset + i * step] · B[p][i][j]`, for every row r and each of a
+/// number of neighbouring panels p.
+///
+/// Whoever computes it needs: for every row and stretch, the element `offset + i * step` from its base is readable for `i < steps`;
+/// each panel, `b_pitch` elements after the one before, has 16 elements a step; every sum's place is writable.
+#[derive(Clone, Copy)]
+pub(crate) struct TileOf<'a> {
+    pub(crate) a: *const f32,
+    pub(crate) bases: &'a [usize],
+    pub(crate) stretches: &'a [Stretch],
+    pub(crate) b: *const f32,
+    pub(crate) b_pitch: usize,
+    pub(crate) start: Start,
+    pub(crate) sums: *mut [f32; NR],
+    pub(crate) sums_pitch: usize,
+}
+
+/// How a level computes tiles.
+pub(crate) trait Level {
+    /// Most rows of a tile.
+    const ROWS: usize;
+
+    /// Panels of a tile of `rows` rows where there are `left`.
+    #[inline(always)]
+    fn panels(rows: usize, left: usize) -> usize {
+        let _ = (rows, left);
+        1
+    }
+
+    /// Computes a tile of so many panels.
+    ///
+    /// # Safety
+    /// The operands are as [`TileOf`] wants them, of at most `ROWS` rows and as many panels as [`panels`](Level::panels) says for them
+    /// or for more rows; the host has the level.
+    unsafe fn tile(t: &TileOf<'_>, panels: usize, ahead: &mut Ahead);
+}
+
+/// Loops that the compiler may vectorise.
+pub(crate) struct Generic;
+
+impl Level for Generic {
+    const ROWS: usize = MR;
+
+    #[inline(always)]
+    unsafe fn tile(t: &TileOf<'_>, _: usize, _: &mut Ahead) {
+        // SAFETY: the contract.
+        unsafe {
+            match t.bases.len() {
+                1 => generic::<1>(t),
+                2 => generic::<2>(t),
+                3 => generic::<3>(t),
+                4 => generic::<4>(t),
+                5 => generic::<5>(t),
+                _ => generic::<6>(t),
+            }
+        }
+    }
+}
+
+/// AVX2 and FMA.
+#[cfg(target_arch = "x86_64")]
+pub(crate) struct Avx2;
+
+#[cfg(target_arch = "x86_64")]
+impl Level for Avx2 {
+    const ROWS: usize = MR;
+
+    #[inline(always)]
+    unsafe fn tile(t: &TileOf<'_>, _: usize, ahead: &mut Ahead) {
+        // SAFETY: the contract.
+        unsafe {
+            match t.bases.len() {
+                1 => x86::f32_tile::<1>(t, ahead),
+                2 => x86::f32_tile::<2>(t, ahead),
+                3 => x86::f32_tile::<3>(t, ahead),
+                4 => x86::f32_tile::<4>(t, ahead),
+                5 => x86::f32_tile::<5>(t, ahead),
+                _ => x86::f32_tile::<6>(t, ahead),
+            }
+        }
+    }
+}
+
+/// One panel by R rows.
 ///
 /// # Safety
-/// For every row and stretch, the element `offset + i * step` from the row's pointer is readable for `i < steps`; `b` has 16
-/// elements a step; `acc` has R rows of 16.
+/// The operands are as [`TileOf`] wants them.
 #[inline(always)]
-pub(crate) unsafe fn generic<const R: usize>(
-    rows: &[*const f32; R],
-    stretches: &[Stretch],
-    mut b: *const f32,
-    start: Start,
-    _ahead: &mut Ahead,
-    acc: *mut [f32; NR],
-) {
+unsafe fn generic<const R: usize>(t: &TileOf<'_>) {
+    let rows: &[usize; R] = t.bases.first_chunk().expect("a tile is chosen by its rows");
     let mut c = [[0f32; NR]; R];
     // SAFETY: this function's contract covers every read and write.
     unsafe {
-        if start == Start::Acc {
-            c = acc.cast::<[[f32; NR]; R]>().read();
+        if t.start == Start::Acc {
+            c = t.sums.cast::<[[f32; NR]; R]>().read();
         }
-        for s in stretches {
+        let mut b = t.b;
+        for s in t.stretches {
             for p in 0..s.steps {
                 let br = b.cast::<[f32; NR]>().read();
                 for r in 0..R {
-                    let ar = *rows[r].add(s.offset + p * s.step);
+                    let ar = *t.a.add(rows[r] + s.offset + p * s.step);
                     for j in 0..NR {
                         c[r][j] += ar * br[j];
                     }
@@ -79,92 +158,38 @@ pub(crate) unsafe fn generic<const R: usize>(
                 b = b.add(NR);
             }
         }
-        acc.cast::<[[f32; NR]; R]>().write(c);
-    }
-}
-
-/// As [`generic`].
-///
-/// # Safety
-/// As of [`generic`]; the host has AVX2 and FMA.
-#[inline(always)]
-pub(crate) unsafe fn avx2<const R: usize>(
-    rows: &[*const f32; R],
-    stretches: &[Stretch],
-    b: *const f32,
-    start: Start,
-    ahead: &mut Ahead,
-    acc: *mut [f32; NR],
-) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: this function's contract.
-    unsafe {
-        x86::f32_tile::<R>(rows, stretches, b, start, ahead, acc);
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    // SAFETY: this function's contract.
-    unsafe {
-        generic::<R>(rows, stretches, b, start, ahead, acc);
-    }
-}
-
-/// As [`generic`].
-///
-/// # Safety
-/// As of [`generic`]; the host has `Isa::Avx512`.
-#[inline(always)]
-pub(crate) unsafe fn avx512<const R: usize>(
-    rows: &[*const f32; R],
-    stretches: &[Stretch],
-    b: *const f32,
-    start: Start,
-    ahead: &mut Ahead,
-    acc: *mut [f32; NR],
-) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: this function's contract.
-    unsafe {
-        x86::wide_tile::<R>(rows, stretches, b, start, ahead, acc);
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    // SAFETY: this function's contract.
-    unsafe {
-        generic::<R>(rows, stretches, b, start, ahead, acc);
+        t.sums.cast::<[[f32; NR]; R]>().write(c);
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    //! With AVX2 12 accumulators, 2 registers of B, 1 broadcast of A; with AVX-512 twice as wide, a set for even and one for odd
-    //! steps, since six chains alone would not hide the latency.
+    //! 12 accumulators, 2 registers of B, 1 broadcast of A.
 
-    use super::{Ahead, NR, Start, Stretch};
+    use super::{Ahead, NR, Start, TileOf};
     use std::arch::x86_64::*;
 
+    /// One panel by R rows.
+    ///
     /// # Safety
-    /// That of [`super::avx2`].
+    /// The operands are as [`TileOf`] wants them; the host has AVX2 and FMA.
     #[inline]
     #[target_feature(enable = "avx2,fma")]
-    pub(super) unsafe fn f32_tile<const R: usize>(
-        rows: &[*const f32; R],
-        stretches: &[Stretch],
-        mut b: *const f32,
-        start: Start,
-        ahead: &mut Ahead,
-        acc: *mut [f32; NR],
-    ) {
-        let acc = acc.cast::<f32>();
+    pub(super) unsafe fn f32_tile<const R: usize>(t: &TileOf<'_>, ahead: &mut Ahead) {
+        let rows: &[usize; R] = t.bases.first_chunk().expect("a tile is chosen by its rows");
+        let acc = t.sums.cast::<f32>();
         let mut c = [[_mm256_setzero_ps(); 2]; R];
         // SAFETY: the contract covers every read and write.
         unsafe {
-            if start == Start::Acc {
+            if t.start == Start::Acc {
                 for r in 0..R {
                     c[r] = [_mm256_loadu_ps(acc.add(r * NR)), _mm256_loadu_ps(acc.add(r * NR + 8))];
                 }
             }
+            let mut b = t.b;
             let mut line = *ahead;
-            for s in stretches {
-                let a: [*const f32; R] = std::array::from_fn(|r| rows[r].add(s.offset));
+            for s in t.stretches {
+                let a: [*const f32; R] = std::array::from_fn(|r| t.a.add(rows[r] + s.offset));
                 let mut step = |p: usize, b: *const f32| {
                     let (b0, b1) = (_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8)));
                     for r in 0..R {
@@ -192,55 +217,6 @@ mod x86 {
             for r in 0..R {
                 _mm256_storeu_ps(acc.add(r * NR), c[r][0]);
                 _mm256_storeu_ps(acc.add(r * NR + 8), c[r][1]);
-            }
-        }
-    }
-    /// # Safety
-    /// That of [`super::avx512`].
-    #[inline]
-    #[target_feature(enable = "avx2,fma,avx512f,avx512vl")]
-    pub(super) unsafe fn wide_tile<const R: usize>(
-        rows: &[*const f32; R],
-        stretches: &[Stretch],
-        mut b: *const f32,
-        start: Start,
-        ahead: &mut Ahead,
-        acc: *mut [f32; NR],
-    ) {
-        let acc = acc.cast::<f32>();
-        let mut even = [_mm512_setzero_ps(); R];
-        let mut odd = [_mm512_setzero_ps(); R];
-        // SAFETY: the contract covers every read and write.
-        unsafe {
-            if start == Start::Acc {
-                for r in 0..R {
-                    even[r] = _mm512_loadu_ps(acc.add(r * NR));
-                }
-            }
-            let mut line = *ahead;
-            for s in stretches {
-                let a: [*const f32; R] = std::array::from_fn(|r| rows[r].add(s.offset));
-                for p in (0..s.steps / 2 * 2).step_by(2) {
-                    let (b0, b1) = (_mm512_loadu_ps(b), _mm512_loadu_ps(b.add(NR)));
-                    for r in 0..R {
-                        let (a0, a1) = (*a[r].add(p * s.step), *a[r].add((p + 1) * s.step));
-                        even[r] = _mm512_fmadd_ps(_mm512_set1_ps(a0), b0, even[r]);
-                        odd[r] = _mm512_fmadd_ps(_mm512_set1_ps(a1), b1, odd[r]);
-                    }
-                    b = b.add(2 * NR);
-                    line.line();
-                }
-                if s.steps % 2 == 1 {
-                    let b0 = _mm512_loadu_ps(b);
-                    for r in 0..R {
-                        even[r] = _mm512_fmadd_ps(_mm512_set1_ps(*a[r].add((s.steps - 1) * s.step)), b0, even[r]);
-                    }
-                    b = b.add(NR);
-                }
-            }
-            *ahead = line;
-            for r in 0..R {
-                _mm512_storeu_ps(acc.add(r * NR), _mm512_add_ps(even[r], odd[r]));
             }
         }
     }
