@@ -20,7 +20,7 @@ pub(super) const SMALL: usize = 1 << 16;
 const TASK_ROWS: usize = 192;
 /// Tasks that a product is cut into where it has enough columns.
 const TASKS: usize = 8;
-/// Fewest column panels of a task.
+/// Fewest column panels of a task, and what its panels are a multiple of: as many as a tile takes side by side.
 const TASK_PANELS: usize = 2;
 /// Elements of B that are packed at a time: 4 MiB.
 const PACKED: usize = 1 << 20;
@@ -104,11 +104,13 @@ fn lay_rows(cx: Ctx<'_>, m: usize, a: Mat<'_>, b: &Panels<'_>, sink: &CSink<'_>)
 fn share(cx: Ctx<'_>, m: usize, a: Mat<'_>, b: &Panels<'_>, sink: &CSink<'_>) {
     let panels = b.count();
     let row_tasks = m.div_ceil(TASK_ROWS);
-    let col_tasks = TASKS.div_ceil(row_tasks).min(panels.div_ceil(TASK_PANELS));
+    let units = panels.div_ceil(TASK_PANELS);
+    let col_tasks = TASKS.div_ceil(row_tasks).min(units);
     let task = |t: usize| {
         let (i, j) = (t % row_tasks, t / row_tasks);
         let rows = i * m / row_tasks..(i + 1) * m / row_tasks;
-        let columns = j * panels / col_tasks..(j + 1) * panels / col_tasks;
+        let cut = |j: usize| panels.min(j * units / col_tasks * TASK_PANELS);
+        let columns = cut(j)..cut(j + 1);
         let sink = sink.below(rows.start);
         let bases: Vec<usize> = rows.map(|r| r * a.row_stride).collect();
         let rows = Rows { data: a.data, bases: &bases, offsets: &[0] };

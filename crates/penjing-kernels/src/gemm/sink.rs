@@ -2,9 +2,10 @@
 
 use super::{
     Accumulate, Bias, Epilogue,
-    tile::{MOST_ROWS, NR, Sink},
+    tile::{MOST_ROWS, NR, Sink, Straight},
 };
 use crate::{Activation, Isa, activation::Clamp, isa::prefetch};
+use std::ptr;
 
 /// Where C is: `[m, n]` with `row_stride` elements from row to row.
 #[derive(Clone, Copy)]
@@ -146,6 +147,22 @@ impl Sink<f32> for CSink<'_> {
         for r in row..row + rows {
             prefetch(self.at(self.row + r, self.col + col));
         }
+    }
+
+    #[inline(always)]
+    fn straight(&self, row: usize, rows: usize, col: usize, cols: usize) -> Option<Straight> {
+        let Activation::Clamp(clamp) = self.act else { return None };
+        let (row, col) = (self.row + row, self.col + col);
+        let bias = match self.bias {
+            Bias::None => ptr::null(),
+            Bias::Row(_) => return None,
+            Bias::Col(b) => b[col..col + cols].as_ptr(),
+        };
+        let residual = self.residual.map_or(ptr::null(), |r| {
+            let first = row * self.c.row_stride + col;
+            r[first..first + (rows - 1) * self.c.row_stride + cols].as_ptr()
+        });
+        Some(Straight { c: self.at(row, col), stride: self.c.row_stride, cols, add: self.add, bias, residual, clamp })
     }
 
     #[inline(always)]

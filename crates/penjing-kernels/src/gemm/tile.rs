@@ -4,7 +4,7 @@
 //! into panels of nearly equal height (32 rows are 6+6+5+5+5+5, not five sixes and a two), because a low tile cannot hide the
 //! latency of its multiply-adds.
 
-use crate::Isa;
+use crate::{Isa, activation::Clamp};
 use bytemuck::Pod;
 use std::ops::Range;
 
@@ -97,11 +97,35 @@ pub(crate) trait Sink<T> {
     /// `acc` holds rows from `row` on, at most [`MOST_ROWS`], and columns `col..col + cols` of the block.
     fn put(&self, row: usize, col: usize, cols: usize, acc: &[[T; NR]]);
 
+    /// What a tile of rows `row..row + rows` and columns `col..col + cols`, of one or several panels, does to store its sums from
+    /// registers instead of handing them over; none where that is not all there is to do.
+    #[inline(always)]
+    fn straight(&self, row: usize, rows: usize, col: usize, cols: usize) -> Option<Straight> {
+        let _ = (row, rows, col, cols);
+        None
+    }
+
     /// Called before the tile of rows `row..row + rows` and columns from `col` on is computed: a chance to prefetch.
     #[inline(always)]
     fn prepare(&self, row: usize, rows: usize, col: usize) {
         let _ = (row, rows, col);
     }
+}
+
+/// `C[r][j] = clamp(sum + C[r][j] + bias[j] + residual[r][j])`, the terms whose pointers are not null, for the rows and columns
+/// that it was made for. The elements exist and are the tile's own.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Straight {
+    pub(crate) c: *mut f32,
+    /// Elements from row to row of C and of the residual.
+    pub(crate) stride: usize,
+    /// Columns; the last panel may have fewer than 16.
+    pub(crate) cols: usize,
+    /// Whether the old C is a term.
+    pub(crate) add: bool,
+    pub(crate) bias: *const f32,
+    pub(crate) residual: *const f32,
+    pub(crate) clamp: Clamp,
 }
 
 /// One k-block of both operands, and the part of it to compute.

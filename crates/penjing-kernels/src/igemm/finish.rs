@@ -3,10 +3,11 @@
 use crate::{
     Isa,
     activation::{Activation, Clamp},
-    gemm::tile::{NR, Sink},
+    gemm::tile::{NR, Sink, Straight},
     isa::prefetch,
     pool::Disjoint,
 };
+use std::ptr;
 
 /// `C[first_row + row, first_col + col] = activation(sum + bias[col] + residual)`.
 pub(crate) struct Finish<'a> {
@@ -33,6 +34,22 @@ impl Sink<f32> for Finish<'_> {
         for r in row..row + rows {
             prefetch(self.c.as_ptr().wrapping_add((self.first_row + r) * self.stride + self.first_col + col));
         }
+    }
+
+    #[inline(always)]
+    fn straight(&self, row: usize, rows: usize, col: usize, cols: usize) -> Option<Straight> {
+        let Activation::Clamp(clamp) = self.activation else { return None };
+        let first = (self.first_row + row) * self.stride + self.first_col + col;
+        let span = (rows - 1) * self.stride + cols;
+        Some(Straight {
+            c: self.c.at(first, span),
+            stride: self.stride,
+            cols,
+            add: false,
+            bias: self.bias.map_or(ptr::null(), |b| b[col..col + cols].as_ptr()),
+            residual: self.residual.map_or(ptr::null(), |r| r[first..first + span].as_ptr()),
+            clamp,
+        })
     }
 
     #[inline(always)]

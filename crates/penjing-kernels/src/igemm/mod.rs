@@ -164,6 +164,7 @@ unsafe fn plain_tiles_body<L: Level>(a: &[f32], bases: &[usize], b: &Panels<'_>,
                     start,
                     sums: sums[first..first + (width - 1) * bases.len() + rows.len()].as_mut_ptr(),
                     sums_pitch: bases.len(),
+                    straight: None,
                 };
                 // SAFETY: this function's contract; the panels are neighbours, and the sums have a place (sliced above).
                 unsafe { L::tile(&t, width, &mut ahead) };
@@ -232,6 +233,9 @@ unsafe fn tiles_body<L: Level, S: Sink<f32>>(
                     if i == last {
                         (panel..next).for_each(|panel| sink.prepare(r.start, r.len(), panel * NR));
                     }
+                    let cols = b.n.min(next * NR) - panel * NR;
+                    let straight =
+                        if L::STRAIGHT && i == last { sink.straight(r.start, r.len(), panel * NR, cols) } else { None };
                     let t = TileOf {
                         a: rows.data.as_ptr(),
                         bases: &rows.bases[r.clone()],
@@ -241,10 +245,11 @@ unsafe fn tiles_body<L: Level, S: Sink<f32>>(
                         start,
                         sums: to[..(width - 1) * pitch + r.len()].as_mut_ptr(),
                         sums_pitch: pitch,
+                        straight,
                     };
                     // SAFETY: this function's contract; the panels are neighbours, and the sums have a place (sliced above).
                     unsafe { L::tile(&t, width, &mut ahead) };
-                    if i == last {
+                    if i == last && straight.is_none() {
                         for p in 0..width {
                             let col = (panel + p) * NR;
                             sink.put(r.start, col, NR.min(b.n - col), &to[p * pitch..][..r.len()]);

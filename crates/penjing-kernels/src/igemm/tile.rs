@@ -3,7 +3,7 @@
 //! The depth is cut into stretches of elements at equal distances, which begin at the same distance from every row's base.
 
 use crate::{
-    gemm::tile::{MR, NR},
+    gemm::tile::{MR, NR, Straight},
     isa::prefetch,
 };
 
@@ -64,12 +64,17 @@ pub(crate) struct TileOf<'a> {
     pub(crate) start: Start,
     pub(crate) sums: *mut [f32; NR],
     pub(crate) sums_pitch: usize,
+    /// Where sums go instead, at levels that store [straight](Level::STRAIGHT).
+    pub(crate) straight: Option<Straight>,
 }
 
 /// How a level computes tiles.
 pub(crate) trait Level {
     /// Most rows of a tile.
     const ROWS: usize;
+
+    /// Whether a tile can store its sums from registers.
+    const STRAIGHT: bool = false;
 
     /// Panels of a tile of `rows` rows where there are `left`.
     #[inline(always)]

@@ -5,7 +5,7 @@
 //! the multiply-add before.
 
 use super::tile::{Ahead, Level, Start, TileOf};
-use crate::gemm::tile::NR;
+use crate::gemm::tile::{NR, Straight};
 use std::arch::x86_64::*;
 
 /// Most rows of a tile.
@@ -18,6 +18,7 @@ pub(super) struct Avx512;
 
 impl Level for Avx512 {
     const ROWS: usize = ROWS;
+    const STRAIGHT: bool = true;
 
     #[inline(always)]
     fn panels(rows: usize, left: usize) -> usize {
@@ -121,9 +122,51 @@ unsafe fn of<const R: usize, const P: usize>(t: &TileOf<'_>, ahead: &mut Ahead) 
             }
         }
         *ahead = line;
+        if let Some(to) = &t.straight {
+            store(&sums, to);
+            return;
+        }
         for r in 0..R {
             for p in 0..P {
                 _mm512_storeu_ps(place(r, p), sums[r][p]);
+            }
+        }
+    }
+}
+
+/// Stores the sums of R rows by P panels.
+///
+/// # Safety
+/// The elements of `to` exist; the host has `Isa::Avx512`.
+#[inline]
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+unsafe fn store<const R: usize, const P: usize>(sums: &[[__m512; P]; R], to: &Straight) {
+    let (min, max) = (_mm512_set1_ps(to.clamp.min), _mm512_set1_ps(to.clamp.max));
+    // All panels but the last are whole.
+    let mask: [__mmask16; P] = std::array::from_fn(|p| match to.cols - p * NR {
+        cols @ ..NR => (1 << cols) - 1,
+        _ => __mmask16::MAX,
+    });
+    // SAFETY: masked lanes are not touched, the others exist (this function's contract).
+    unsafe {
+        let mut bias = [_mm512_setzero_ps(); P];
+        if !to.bias.is_null() {
+            bias = std::array::from_fn(|p| _mm512_maskz_loadu_ps(mask[p], to.bias.add(p * NR)));
+        }
+        for r in 0..R {
+            for p in 0..P {
+                let at = r * to.stride + p * NR;
+                let mut v = sums[r][p];
+                if to.add {
+                    v = _mm512_add_ps(v, _mm512_maskz_loadu_ps(mask[p], to.c.add(at)));
+                }
+                v = _mm512_add_ps(v, bias[p]);
+                if !to.residual.is_null() {
+                    v = _mm512_add_ps(v, _mm512_maskz_loadu_ps(mask[p], to.residual.add(at)));
+                }
+                // Where one operand is NaN the instructions give the second.
+                v = _mm512_min_ps(max, _mm512_max_ps(min, v));
+                _mm512_mask_storeu_ps(to.c.add(at), mask[p], v);
             }
         }
     }
