@@ -6,13 +6,17 @@ use crate::{
     isa::{Math, per_isa, prefetch},
 };
 
-/// Columns of one task: long pieces of rows, since a new one costs the memory more than to go on.
+/// Columns of one task whose rows are pieces of longer ones: long pieces, since a new one costs the memory more than to go on.
 const COLS: [usize; 2] = [256, 2048];
+/// Multiply-adds of one task at least, where columns are whole.
+const TASK_WORK: usize = SMALL / 4;
 /// Tasks that a product is cut into where it has enough columns.
 const TASKS: usize = 16;
 /// How many elements ahead of their use weights are asked for, 4 KiB: the hardware asks for nothing beyond a page.
 const AHEAD: usize = 1024;
-/// Lanes of a dot product.
+/// Elements of a cache line.
+const LINE: usize = 16;
+/// Lanes of a dot product: chains enough to hide the latency of their multiply-adds.
 const LANES: usize = 32;
 
 /// Computes a product with `m == 1` (or `n == 1`, transposed) whose vector is contiguous or short to copy; false when the
@@ -58,7 +62,8 @@ pub(super) unsafe fn try_gemv(
     };
     // SAFETY: C is one row of `n` elements, exclusively held (the caller's contract).
     let out = unsafe { std::slice::from_raw_parts_mut(c.ptr, n) };
-    let width = (n / TASKS).clamp(COLS[0], COLS[1]);
+    let fewest = if mat.col_stride == 1 { COLS[0] } else { TASK_WORK.div_ceil(k).min(COLS[0]) };
+    let width = n.div_ceil(TASKS).clamp(fewest, COLS[1]);
     let task = |t: usize, out: &mut [f32]| {
         let col = t * width;
         let mut sums = [0f32; COLS[1]];
@@ -141,7 +146,7 @@ fn dot<M: Math>(x: &[f32], y: &[f32]) -> f32 {
     let (xs, ys) = (x.chunks_exact(LANES), y.chunks_exact(LANES));
     let tail = xs.remainder().iter().zip(ys.remainder());
     for (x, y) in xs.zip(ys) {
-        for line in [0, LANES / 2] {
+        for line in (0..LANES).step_by(LINE) {
             prefetch(y.as_ptr().wrapping_add(AHEAD + line));
         }
         for l in 0..LANES {
