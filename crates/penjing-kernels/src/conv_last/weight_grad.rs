@@ -1,6 +1,6 @@
 //! dw of a channels-last convolution: a sum of outer products, one for each output pixel.
 //!
-//! A kernel row's taps and channels are neighbours in x, and so are the channels of dy. So a tile of dw, six neighbours by 16
+//! A kernel row's taps and channels are neighbours in x, and so are the channels of dy. So a tile of dw, some neighbours by some
 //! channels, reads both where they are, pixel after pixel, and stays in registers; nothing is transposed. The batch is cut into
 //! chunks fixed by the problem; each has its own partial sums, which are folded pairwise.
 //!
@@ -22,12 +22,10 @@ use std::ops::Range;
 
 const NAME: &str = "conv_last_weight_grad";
 
-/// Neighbours of x in a tile.
+/// Neighbours of x in the lowest tile; the others have a multiple.
 const ROWS: usize = 6;
-/// Channels of dy in a tile.
-const COLS: usize = 16;
-/// Output pixels whose part of dy (16 KiB for a tile's channels) stays in the first-level cache.
-const PIXELS: usize = 256;
+/// Elements of dy, output pixels by the channels of a tile, that stay in the first-level cache: 16 KiB.
+const PIXELS: usize = 1 << 12;
 /// Weights from which the channels of dy are split among tasks, each with its own copies of x.
 const SPLIT_WEIGHTS: usize = 1 << 17;
 /// Most chunks of the batch.
@@ -51,9 +49,11 @@ pub fn conv_last_weight_grad(
         dw.fill(0.0);
         return Ok(());
     }
-    let panels = s.group_out().div_ceil(COLS);
-    // Of one group: every panel of channels, every neighbour, 16 channels.
-    let group_len = panels * s.depth() * COLS;
+    let tile = Tile::new(cx.isa, s.group_out());
+    let panels = s.group_out().div_ceil(tile.cols);
+    let panel_len = s.depth() * tile.cols;
+    // Of one group: every panel of channels, every neighbour, the panel's channels.
+    let group_len = panels * panel_len;
     let len = s.groups * group_len;
     let splits = (dw.len() / SPLIT_WEIGHTS).clamp(1, 4).min(panels);
     let chunks = (MAX_CHUNKS / splits).min(s.batch).min((MAX_PARTIAL / len).max(1));
@@ -63,22 +63,21 @@ pub fn conv_last_weight_grad(
             let (split, t) = (t % splits, t / splits);
             let (group, chunk) = (t % s.groups, t / s.groups);
             let columns = panels * split / splits..panels * (split + 1) / splits;
-            let panel_len = s.depth() * COLS;
             let start = chunk * len + group * group_len + columns.start * panel_len;
             // SAFETY: each chunk, group and range of panels has its own elements, and each is one task.
             let sums = unsafe { out.slice(start, columns.len() * panel_len) };
             sums.fill(0.0);
             let images = s.batch * chunk / chunks..s.batch * (chunk + 1) / chunks;
-            add_images(cx.isa, s, x, dy, images, group, columns, sums);
+            add_images(cx.isa, tile, s, x, dy, images, group, columns, sums);
         });
         with_scratch::<f32, _>(len, |sums| {
             fold(cx, partial, len, sums);
             let sums = &*sums;
             cx.pool.run_chunks(dw, s.depth(), &|o, dw| {
                 let (group, column) = (o / s.group_out(), o % s.group_out());
-                let panel = &sums[group * group_len + column / COLS * s.depth() * COLS..][..s.depth() * COLS];
+                let panel = &sums[group * group_len + column / tile.cols * panel_len..][..panel_len];
                 let taps = s.kernel[0] * s.kernel[1];
-                for (k, sum) in panel.iter().skip(column % COLS).step_by(COLS).enumerate() {
+                for (k, sum) in panel.iter().skip(column % tile.cols).step_by(tile.cols).enumerate() {
                     dw[k % s.group_in() * taps + k / s.group_in()] = *sum;
                 }
             });
@@ -87,9 +86,28 @@ pub fn conv_last_weight_grad(
     Ok(())
 }
 
+/// The largest tile of sums: neighbours of x by channels of dy.
+#[derive(Clone, Copy)]
+struct Tile {
+    rows: usize,
+    cols: usize,
+}
+
+impl Tile {
+    /// A tile that fills the registers of the level and pads few channels.
+    fn new(isa: Isa, channels: usize) -> Tile {
+        match isa.usable() {
+            Isa::Generic | Isa::Avx2 => Tile { rows: ROWS, cols: 16 },
+            Isa::Avx512 if channels.div_ceil(16).is_multiple_of(2) => Tile { rows: 2 * ROWS, cols: 32 },
+            Isa::Avx512 => Tile { rows: 4 * ROWS, cols: 16 },
+        }
+    }
+}
+
 /// Adds the part of some images to the sums of some panels of channels.
 fn add_images(
     isa: Isa,
+    tile: Tile,
     s: &ConvShape,
     x: &[f32],
     dy: &[f32],
@@ -98,7 +116,7 @@ fn add_images(
     columns: Range<usize>,
     sums: &mut [f32],
 ) {
-    let parts = Parts::new(images.len(), s.output, PIXELS);
+    let parts = Parts::new(images.len(), s.output, PIXELS / tile.cols);
     let (n_runs, run_len) = runs(s);
     let channels = group * s.group_in()..(group + 1) * s.group_in();
     for i in 0..parts.count() {
@@ -108,18 +126,19 @@ fn add_images(
         let (pixels, c) = (part.len(), channels.len());
         let window_len = part.images.len() * wh * ww * c;
         // The last tile of a run may read past it.
-        with_scratch::<f32, _>(window_len + ROWS, |window| {
+        with_scratch::<f32, _>(window_len + tile.rows, |window| {
             part.copy(s, x, channels.clone(), 0.0, window);
             window[window_len..].fill(0.0);
             with_scratch::<usize, _>(pixels, |bases| {
                 let pitch = [wh * ww * c, ww * c, c];
                 part.bases(s, pitch, bases);
-                with_scratch::<f32, _>(pixels * COLS, |panel| {
-                    for (column, sums) in columns.clone().zip(sums.chunks_exact_mut(n_runs * run_len * COLS)) {
-                        pack_panel(s, dy, &part, group, column, panel);
+                with_scratch::<f32, _>(pixels * tile.cols, |panel| {
+                    for (column, sums) in columns.clone().zip(sums.chunks_exact_mut(n_runs * run_len * tile.cols)) {
+                        pack_panel(tile, s, dy, &part, group, column, panel);
                         let panel = &*panel;
-                        for (&offset, sums) in offsets(s, pitch).iter().zip(sums.chunks_exact_mut(run_len * COLS)) {
-                            add_run(isa, window, bases, offset, panel, sums);
+                        for (&offset, sums) in offsets(s, pitch).iter().zip(sums.chunks_exact_mut(run_len * tile.cols))
+                        {
+                            add_run(isa, tile, window, bases, offset, panel, sums);
                         }
                     }
                 });
@@ -128,55 +147,87 @@ fn add_images(
     }
 }
 
-/// The 16 channels of a panel, pixel after pixel; zeros where the group has fewer.
-fn pack_panel(s: &ConvShape, dy: &[f32], part: &Part, group: usize, column: usize, panel: &mut [f32]) {
-    let width = COLS.min(s.group_out() - column * COLS);
-    let first = part.first(s.output) * s.out_channels + group * s.group_out() + column * COLS;
-    for (m, to) in panel.chunks_exact_mut(COLS).enumerate() {
+/// The channels of a panel, pixel after pixel; zeros where the group has fewer.
+fn pack_panel(tile: Tile, s: &ConvShape, dy: &[f32], part: &Part, group: usize, column: usize, panel: &mut [f32]) {
+    let width = tile.cols.min(s.group_out() - column * tile.cols);
+    let first = part.first(s.output) * s.out_channels + group * s.group_out() + column * tile.cols;
+    for (m, to) in panel.chunks_exact_mut(tile.cols).enumerate() {
         to[..width].copy_from_slice(&dy[first + m * s.out_channels..][..width]);
         to[width..].fill(0.0);
     }
 }
 
-/// `sums[j] += sum over pixels m of window[bases[m] + offset + j] * panel[m]`, `sums` of 16 elements a neighbour j.
-fn add_run(isa: Isa, window: &[f32], bases: &[usize], offset: usize, panel: &[f32], sums: &mut [f32]) {
+/// `sums[j] += sum over pixels m of window[bases[m] + offset + j] * panel[m]`, `sums` and `panel` of `tile.cols` elements a
+/// neighbour j and a pixel.
+fn add_run(isa: Isa, tile: Tile, window: &[f32], bases: &[usize], offset: usize, panel: &[f32], sums: &mut [f32]) {
     let farthest = bases.iter().max().copied().unwrap_or(0) + offset;
-    assert!(bases.len() * COLS <= panel.len());
-    for (j, sums) in (0..).step_by(ROWS).zip(sums.chunks_mut(ROWS * COLS)) {
-        assert!(farthest + j + ROWS <= window.len());
-        // SAFETY: every pixel's six neighbours lie in the window and its 16 channels in the panel (checked above).
-        unsafe { add_tile(isa, window.as_ptr().add(offset + j), bases, panel.as_ptr(), sums) };
+    assert!(bases.len() * tile.cols <= panel.len());
+    for (j, sums) in (0..).step_by(tile.rows).zip(sums.chunks_mut(tile.rows * tile.cols)) {
+        assert!(farthest + j + tile.rows <= window.len());
+        // SAFETY: every pixel's neighbours lie in the window and its channels in the panel (checked above).
+        unsafe { add_tile(isa, tile.cols, window.as_ptr().add(offset + j), bases, panel.as_ptr(), sums) };
     }
 }
 
 per_lanes! {
-    /// `sums[r] += sum over pixels m of x[bases[m] + r] * panel[m]` for up to six r.
+    /// `sums[r] += sum over pixels m of x[bases[m] + r] * panel[m]`, `cols` elements a row r and a pixel.
     ///
     /// # Safety
-    /// Every base has six elements of `x` after it, `panel` 16 a base, and `sums` holds up to six times 16.
-    unsafe fn add_tile(x: *const f32, bases: &[usize], panel: *const f32, sums: &mut [f32]) = add_tile_body
+    /// `sums` has at most the rows of the level's [`Tile`] of `cols`; every base has as many elements of `x` after it as that tile
+    /// has rows, and `panel` has `cols` a base.
+    unsafe fn add_tile(cols: usize, x: *const f32, bases: &[usize], panel: *const f32, sums: &mut [f32]) = add_tile_body
 }
 
 #[inline(always)]
-unsafe fn add_tile_body<V: Lanes>(x: *const f32, bases: &[usize], panel: *const f32, sums: &mut [f32]) {
-    // SAFETY: the contract; `per_lanes!` sees to the instructions.
+unsafe fn add_tile_body<V: Lanes>(cols: usize, x: *const f32, bases: &[usize], panel: *const f32, sums: &mut [f32]) {
+    let rows = sums.len() / cols;
+    // SAFETY: the contract; a tile has at least the rows of `sums`, and no more than the level's highest.
     unsafe {
-        let mut acc = [[V::splat(0.0); 2]; ROWS];
-        for (m, &base) in bases.iter().enumerate() {
-            let mut dy = [V::splat(0.0); 2];
-            for part in 0..COLS / V::LANES {
-                dy[part] = V::load(panel.add(m * COLS + part * V::LANES));
+        if V::LANES < 16 {
+            add_sized::<V, 6, 2>(x, bases, panel, sums);
+        } else if cols == 32 {
+            match rows {
+                0..=6 => add_sized::<V, 6, 2>(x, bases, panel, sums),
+                _ => add_sized::<V, 12, 2>(x, bases, panel, sums),
             }
-            let x = x.add(base);
-            for (r, acc) in acc.iter_mut().enumerate() {
-                let v = V::splat(*x.add(r));
-                for part in 0..COLS / V::LANES {
-                    acc[part] = v.fma(dy[part], acc[part]);
-                }
+        } else {
+            match rows {
+                0..=6 => add_sized::<V, 6, 1>(x, bases, panel, sums),
+                7..=12 => add_sized::<V, 12, 1>(x, bases, panel, sums),
+                _ => add_sized::<V, 24, 1>(x, bases, panel, sums),
             }
         }
-        for (acc, sums) in acc.iter().zip(sums.chunks_exact_mut(COLS)) {
-            for (part, acc) in acc.iter().take(COLS / V::LANES).enumerate() {
+    }
+}
+
+/// [`add_tile`] of R rows by N registers.
+#[inline(always)]
+unsafe fn add_sized<V: Lanes, const R: usize, const N: usize>(
+    x: *const f32,
+    bases: &[usize],
+    panel: *const f32,
+    sums: &mut [f32],
+) {
+    // SAFETY: the contract of `add_tile`; `per_lanes!` sees to the instructions.
+    unsafe {
+        let mut acc = [[V::splat(0.0); N]; R];
+        let mut dy = panel;
+        for &base in bases {
+            let mut channels = [V::splat(0.0); N];
+            for part in 0..N {
+                channels[part] = V::load(dy.add(part * V::LANES));
+            }
+            let x = x.add(base);
+            for r in 0..R {
+                let v = V::splat(*x.add(r));
+                for part in 0..N {
+                    acc[r][part] = v.fma(channels[part], acc[r][part]);
+                }
+            }
+            dy = dy.add(N * V::LANES);
+        }
+        for (acc, sums) in acc.iter().zip(sums.chunks_exact_mut(N * V::LANES)) {
+            for (part, acc) in acc.iter().enumerate() {
                 let at = sums.as_mut_ptr().add(part * V::LANES);
                 acc.add(V::load(at)).store(at);
             }
