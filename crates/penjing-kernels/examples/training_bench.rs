@@ -13,6 +13,7 @@ use penjing_kernels::{
     conv_last::{conv_last_input_grad, conv_last_weight_grad},
     fma_peak,
     gemm::{Epilogue, GemmShape, Mat, Rhs, gemm},
+    norm::{batch_norm_grad_last, batch_norm_train_last, layer_norm_grad},
 };
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("{}, multiply-add peak {peak:.1} GFLOP/s", cx.isa.name());
     let bench = Bench { only, peak };
     convolutions(cx, &bench)?;
+    norms(cx, &bench)?;
     attention(cx, &bench)?;
     products(cx, &bench)
 }
@@ -97,6 +99,35 @@ fn convolutions(cx: Ctx<'_>, bench: &Bench<'_>) -> Result<(), Box<dyn std::error
         if bench.wants(&name("conv_last_input_grad")) {
             let mut dx = vec![0.0; x.len()];
             bench.run(&name("conv_last_input_grad"), flop, || conv_last_input_grad(cx, &s, &dy, &w, &mut dx))?;
+        }
+    }
+    Ok(())
+}
+
+/// The operations counted are elements.
+fn norms(cx: Ctx<'_>, bench: &Bench<'_>) -> Result<(), Box<dyn std::error::Error>> {
+    for (rows, channels) in [(65536, 16), (16384, 32), (4096, 64), (1024, 256)] {
+        let len = rows * channels;
+        let (x, dy, mut y) = (values(len), values(len), vec![0.0; len]);
+        let (scale, var) = (vec![1.0; channels], vec![0.3; channels]);
+        let [mut mean, mut dscale, mut dbias] = [0; 3].map(|_| vec![0.0; channels]);
+        let name = |of: &str| format!("{of} {rows}x{channels}");
+        if bench.wants(&name("batch_norm_train_last")) {
+            bench.run(&name("batch_norm_train_last"), len, || {
+                let of = [rows, channels];
+                batch_norm_train_last(cx, &x, of, &scale, &var, 1e-5, &mut y, &mut mean, &mut dscale)
+            })?;
+        }
+        if bench.wants(&name("batch_norm_grad_last")) {
+            bench.run(&name("batch_norm_grad_last"), len, || {
+                let of = [rows, channels];
+                batch_norm_grad_last(cx, &x, &dy, of, &mean, &var, &scale, 1e-5, &mut y, &mut dscale, &mut dbias)
+            })?;
+        }
+        if bench.wants(&name("layer_norm_grad")) {
+            bench.run(&name("layer_norm_grad"), len, || {
+                layer_norm_grad(cx, &x, &dy, rows, channels, Some(&scale), 1e-5, &mut y, &mut dscale, &mut dbias)
+            })?;
         }
     }
     Ok(())

@@ -2,21 +2,23 @@
 //!
 //! Rows are read in blocks that the first-level cache holds, so x comes from memory once for its statistics: a block's mean and
 //! squared distances are computed from the cached block, and the blocks are combined in f64 (Chan, Golub and LeVeque, 1979).
-//! Narrow rows are joined until they fill registers.
+//! Narrow rows are joined until they fill registers. [`columns`] has the loops.
+
+mod columns;
 
 use super::inverse_deviation;
 use crate::{
     Ctx, Isa, KernelError,
     error::{check_len, product},
-    isa::{Math, per_isa},
     scratch::with_scratch,
 };
+use columns::{affine, gradient, moments};
 use std::ops::Range;
 
 /// Elements of a block.
 const BLOCK: usize = 8192;
-/// Lanes of sums that stay in registers.
-const LANES: usize = 32;
+/// Fewest elements of a joined row: four registers of sums at any level.
+const LANES: usize = 64;
 
 /// [`batch_norm_train`](super::batch_norm_train) of x and y `[rows, channels]`.
 pub fn batch_norm_train_last(
@@ -167,26 +169,33 @@ fn block_sums(cx: Ctx<'_>, split: &Split, f: impl Fn(usize, &mut [f32]) + Sync) 
 fn block_moments(isa: Isa, x: &[f32], sums: &mut [f32], squares: &mut [f32]) {
     let (channels, width) = (sums.len(), width(sums.len()));
     let rows = (x.len() / channels) as f32;
-    with_scratch::<f32, _>(2 * width, |lanes| {
-        let (lanes, mean) = lanes.split_at_mut(width);
-        column_sums(isa, x, lanes);
-        fold(lanes, sums);
+    with_scratch::<f32, _>(3 * width, |memory| {
+        let (mean, lanes) = memory.split_at_mut(width);
+        mean.fill(0.0);
+        let [first, second] = halves(lanes);
+        moments(isa, None, x, mean, [&mut *first, &mut *second]);
+        fold(first, sums);
         for mean in mean.chunks_exact_mut(channels) {
             mean.iter_mut().zip(&*sums).for_each(|(m, &s)| *m = s / rows);
         }
-        column_squares(isa, x, mean, lanes);
-        fold(lanes, squares);
+        moments(isa, None, x, mean, [first, &mut *second]);
+        fold(second, squares);
     });
 }
 
 /// Each channel's Σ g and Σ g·(x − mean) over one block.
 fn block_products(isa: Isa, g: &[f32], x: &[f32], means: &[f32], sums: &mut [f32], products: &mut [f32]) {
-    with_scratch::<f32, _>(means.len(), |lanes| {
-        column_sums(isa, g, lanes);
-        fold(lanes, sums);
-        column_products(isa, g, x, means, lanes);
-        fold(lanes, products);
+    with_scratch::<f32, _>(2 * means.len(), |lanes| {
+        let [first, second] = halves(lanes);
+        moments(isa, Some(g), x, means, [&mut *first, &mut *second]);
+        fold(first, sums);
+        fold(second, products);
     });
+}
+
+fn halves(lanes: &mut [f32]) -> [&mut [f32]; 2] {
+    let (first, second) = lanes.split_at_mut(lanes.len() / 2);
+    [first, second]
 }
 
 /// Adds the joined rows' parts of each channel.
@@ -194,134 +203,5 @@ fn fold(lanes: &[f32], out: &mut [f32]) {
     out.fill(0.0);
     for part in lanes.chunks_exact(out.len()) {
         out.iter_mut().zip(part).for_each(|(o, &v)| *o += v);
-    }
-}
-
-per_isa! {
-    /// `out[j] = Σ over joined rows of x[j]`; the last row may be short.
-    fn column_sums(x: &[f32], out: &mut [f32]) = column_sums_body
-}
-
-#[inline(always)]
-fn column_sums_body<M: Math>(x: &[f32], out: &mut [f32]) {
-    columns(
-        out.len(),
-        x.len(),
-        out,
-        |at, _, acc: &mut [f32; LANES]| {
-            let x = &x[at..at + LANES];
-            for l in 0..LANES {
-                acc[l] += x[l];
-            }
-        },
-        |at, _, acc| *acc += x[at],
-    );
-}
-
-per_isa! {
-    /// `out[j] = Σ (x[j] − mean[j])²`.
-    fn column_squares(x: &[f32], mean: &[f32], out: &mut [f32]) = column_squares_body
-}
-
-#[inline(always)]
-fn column_squares_body<M: Math>(x: &[f32], mean: &[f32], out: &mut [f32]) {
-    columns(
-        out.len(),
-        x.len(),
-        out,
-        |at, j, acc: &mut [f32; LANES]| {
-            let (x, mean) = (&x[at..at + LANES], &mean[j..j + LANES]);
-            for l in 0..LANES {
-                let d = x[l] - mean[l];
-                acc[l] = M::fma(d, d, acc[l]);
-            }
-        },
-        |at, j, acc| *acc += (x[at] - mean[j]) * (x[at] - mean[j]),
-    );
-}
-
-per_isa! {
-    /// `out[j] = Σ g[j]·(x[j] − mean[j])`.
-    fn column_products(g: &[f32], x: &[f32], mean: &[f32], out: &mut [f32]) = column_products_body
-}
-
-#[inline(always)]
-fn column_products_body<M: Math>(g: &[f32], x: &[f32], mean: &[f32], out: &mut [f32]) {
-    columns(
-        out.len(),
-        x.len(),
-        out,
-        |at, j, acc: &mut [f32; LANES]| {
-            let (g, x, mean) = (&g[at..at + LANES], &x[at..at + LANES], &mean[j..j + LANES]);
-            for l in 0..LANES {
-                acc[l] = M::fma(g[l], x[l] - mean[l], acc[l]);
-            }
-        },
-        |at, j, acc| *acc += g[at] * (x[at] - mean[j]),
-    );
-}
-
-/// Walks `len` elements in rows of `width`, 32 columns at a time: `wide(element, column, sums)` and, at the edges,
-/// `one(element, column, sum)`.
-#[inline(always)]
-fn columns(
-    width: usize,
-    len: usize,
-    out: &mut [f32],
-    wide: impl Fn(usize, usize, &mut [f32; LANES]),
-    one: impl Fn(usize, usize, &mut f32),
-) {
-    let whole = len / width * width;
-    let mut j = 0;
-    while j + LANES <= width {
-        let mut acc = [0f32; LANES];
-        let mut at = j;
-        while at < whole {
-            wide(at, j, &mut acc);
-            at += width;
-        }
-        out[j..j + LANES].copy_from_slice(&acc);
-        j += LANES;
-    }
-    for j in j..width {
-        out[j] = 0.0;
-        for at in (j..whole).step_by(width) {
-            one(at, j, &mut out[j]);
-        }
-    }
-    for at in whole..len {
-        one(at, at - whole, &mut out[at - whole]);
-    }
-}
-
-per_isa! {
-    /// `y = (x − mean)·factor + bias`, each `of` a joined row.
-    fn affine(x: &[f32], of: [&[f32]; 3], y: &mut [f32]) = affine_body
-}
-
-#[inline(always)]
-fn affine_body<M: Math>(x: &[f32], [mean, factor, bias]: [&[f32]; 3], y: &mut [f32]) {
-    let width = mean.len();
-    for (y, x) in y.chunks_mut(width).zip(x.chunks(width)) {
-        for ((((y, &x), &m), &a), &b) in y.iter_mut().zip(x).zip(mean).zip(factor).zip(bias) {
-            *y = M::fma(x - m, a, b);
-        }
-    }
-}
-
-per_isa! {
-    /// `dx = a·g + b·(x − mean) + c`, each `of` a joined row.
-    fn gradient(g: &[f32], x: &[f32], of: [&[f32]; 4], dx: &mut [f32]) = gradient_body
-}
-
-#[inline(always)]
-fn gradient_body<M: Math>(g: &[f32], x: &[f32], [mean, a, b, c]: [&[f32]; 4], dx: &mut [f32]) {
-    let width = mean.len();
-    for ((dx, g), x) in dx.chunks_mut(width).zip(g.chunks(width)).zip(x.chunks(width)) {
-        let n = dx.len();
-        let (g, x, mean, a, b, c) = (&g[..n], &x[..n], &mean[..n], &a[..n], &b[..n], &c[..n]);
-        for i in 0..n {
-            dx[i] = M::fma(a[i], g[i], M::fma(b[i], x[i] - mean[i], c[i]));
-        }
     }
 }
