@@ -1,11 +1,12 @@
 //! Networks over time: what their kernels share.
 //!
 //! The products with the input are GEMMs over many time steps; only the recurrent product runs step by step, from weights packed
-//! for it in [`panels`].
+//! for it in [`step`].
 
 pub mod gru;
 pub mod lstm;
 mod panels;
+mod step;
 
 use crate::{KernelError, error::check_len, error::product};
 use std::ops::Range;

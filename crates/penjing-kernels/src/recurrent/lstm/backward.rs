@@ -6,7 +6,11 @@ use crate::{
     isa::{Math, per_isa},
     math::tanh,
     pool::Disjoint,
-    recurrent::{RecurrentShape, panels::Panels},
+    recurrent::{
+        RecurrentShape,
+        panels::Panels,
+        step::{StepWeights, with_step_weights},
+    },
     scratch::with_scratch,
 };
 use std::ops::Range;
@@ -82,8 +86,8 @@ pub fn lstm_grad(
         let w = &tape.w[d * g * i..(d + 1) * g * i];
         let db = &mut db[d * 2 * g..(d + 1) * 2 * g];
         let panels = Panels { depth: g, units: h, gates: 1, width: 4 };
-        with_scratch::<f32, _>(panels.len(), |r| {
-            panels.pack(cx, Mat::rows(&tape.r[d * g * h..(d + 1) * g * h], h), r);
+        let r = Mat::rows(&tape.r[d * g * h..(d + 1) * g * h], h);
+        with_step_weights(cx, panels, r, batch, |r| {
             Pass { cx, shape, tape, d, w, r, panels }.run(LstmGrads {
                 dx,
                 dw: &mut dw[d * g * i..(d + 1) * g * i],
@@ -136,8 +140,8 @@ struct Pass<'a> {
     d: usize,
     /// `[4H, I]`
     w: &'a [f32],
-    /// `[4H, H]`, in panels.
-    r: &'a [f32],
+    /// `[4H, H]`
+    r: &'a StepWeights<'a>,
     panels: Panels,
 }
 
@@ -195,7 +199,7 @@ impl Pass<'_> {
                 // SAFETY: written in the round before.
                 let after = unsafe { dpre.read(row(taken.end - round), batch * 4 * n) };
                 with_scratch::<f32, _>(batch * units, |sums| {
-                    self.panels.product(self.cx, after, self.r, own.clone(), sums, units);
+                    self.r.product(self.cx, after, own.clone(), sums, units);
                     for (b, sums) in sums.chunks_exact(units).enumerate() {
                         // SAFETY: every task has units of its own.
                         let dh = unsafe { dh.slice(b * n + own.start, own.len()) };

@@ -5,8 +5,11 @@ use crate::{
     Ctx, Isa, KernelError, Pool,
     arena::Line,
     gemm::{Bias, Epilogue, GemmShape, Mat, PackedRhs, Rhs, gemm},
-    recurrent::{RecurrentShape, Weights, panels::Panels},
-    scratch::with_scratch,
+    recurrent::{
+        RecurrentShape, Weights,
+        panels::Panels,
+        step::{StepWeights, with_step_weights},
+    },
 };
 use std::ops::Range;
 
@@ -150,15 +153,17 @@ pub fn lstm(
         match weights {
             LstmWeights::Packed(packed) => {
                 let p = &packed.directions[d];
-                let (w, r) = (Rhs::Packed(&p.w), bytemuck::cast_slice(&p.r));
+                let r = &StepWeights::Few { panels, packed: bytemuck::cast_slice(&p.r) };
+                let w = Rhs::Packed(&p.w);
                 run_direction(cx, shape, d, &Direction { cx, shape, x, w, r, bias: &p.bias, panels }, run)?;
             }
-            LstmWeights::Plain(all) => with_scratch::<f32, _>(panels.len(), |packed| {
+            LstmWeights::Plain(all) => {
                 let Weights { w, r, b } = all.direction(shape, d);
-                panels.pack(cx, Mat::transposed(r, hidden), packed);
                 let (w, bias) = (Rhs::Plain(Mat::transposed(w, input)), &sum_of_biases(b));
-                run_direction(cx, shape, d, &Direction { cx, shape, x, w, r: packed, bias, panels }, run)
-            })?,
+                with_step_weights(cx, panels, Mat::transposed(r, hidden), batch, |r| {
+                    run_direction(cx, shape, d, &Direction { cx, shape, x, w, r, bias, panels }, run)
+                })?;
+            }
         }
     }
     Ok(())
@@ -170,10 +175,10 @@ struct Direction<'a> {
     shape: &'a RecurrentShape,
     x: &'a [f32],
     w: Rhs<'a>,
-    r: &'a [f32],
+    r: &'a StepWeights<'a>,
     /// Sum of both biases: `[4H]`.
     bias: &'a [f32],
-    /// How `r` lies.
+    /// How `r` lies where rows are few.
     panels: Panels,
 }
 
@@ -187,7 +192,7 @@ impl Products for Direction<'_> {
     }
 
     fn of_hidden(&self, h: &[f32], own: &Range<usize>, sums: &mut [f32], stride: usize) {
-        self.panels.product(self.cx, h, self.r, own.clone(), sums, stride);
+        self.r.product(self.cx, h, own.clone(), sums, stride);
     }
 
     fn task_units(&self) -> usize {
