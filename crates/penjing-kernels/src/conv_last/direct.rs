@@ -12,6 +12,12 @@ use std::ops::Range;
 
 /// Tasks below which the columns are split as well.
 const FEW_TASKS: usize = 8;
+/// Tasks that leave room for larger ones.
+const MANY_TASKS: usize = 16;
+/// Elements of the windows of a task that is larger for having shallow ones.
+const WINDOWS: usize = 1 << 14;
+/// Most rows of such a task.
+const MOST_ROWS: usize = 512;
 /// Fewest column panels of a task: each task of the same pixels copies their window.
 const MIN_PANELS: usize = 8;
 
@@ -41,9 +47,7 @@ pub(crate) trait GroupWeights: Sync {
     type X: Pod + Send + Sync;
 
     /// Rows that a task aims at in a convolution of so many output pixels.
-    fn task_rows(_pixels: usize) -> usize {
-        TASK_ROWS
-    }
+    fn task_rows(&self, pixels: usize) -> usize;
 
     /// Panels of columns.
     fn panels(&self) -> usize;
@@ -57,6 +61,11 @@ const SLACK: usize = 4;
 
 impl GroupWeights for PackedB {
     type X = f32;
+
+    /// Shallow windows are many, since a task costs some work of its own, while there are enough tasks for all threads.
+    fn task_rows(&self, pixels: usize) -> usize {
+        (WINDOWS / self.depth().max(1)).min(pixels / MANY_TASKS).clamp(TASK_ROWS, MOST_ROWS)
+    }
 
     fn panels(&self) -> usize {
         PackedB::panels(self)
@@ -94,7 +103,9 @@ pub(crate) fn run<W: GroupWeights>(
         s
     };
     let panels = weights.iter().map(W::panels).max().unwrap_or(0);
-    let mut parts = Parts::new(s.batch, s.output, W::task_rows(s.batch * s.output[0] * s.output[1]));
+    let pixels = s.batch * s.output[0] * s.output[1];
+    let task_rows = weights.iter().map(|w| w.task_rows(pixels)).min().unwrap_or(1);
+    let mut parts = Parts::new(s.batch, s.output, task_rows);
     if s.groups == 1 && (parts.count() > 1 || panels <= MIN_PANELS) {
         parts.even_out();
     }

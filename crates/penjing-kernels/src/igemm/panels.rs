@@ -105,6 +105,11 @@ impl PackedB {
         self.n.div_ceil(NR)
     }
 
+    /// Elements of a column.
+    pub(crate) fn depth(&self) -> usize {
+        self.runs * self.run_len
+    }
+
     /// Elements of a run.
     pub(crate) fn run_len(&self) -> usize {
         self.run_len

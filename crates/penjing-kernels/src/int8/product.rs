@@ -150,7 +150,7 @@ impl GroupWeights for PackedProduct {
     type X = u8;
 
     /// Longer tasks share more of their windows; shorter ones busy more threads.
-    fn task_rows(pixels: usize) -> usize {
+    fn task_rows(&self, pixels: usize) -> usize {
         (pixels / MANY_TASKS).clamp(SHORT_TASK, LONG_TASK)
     }
 
