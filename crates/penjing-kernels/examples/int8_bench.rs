@@ -107,13 +107,13 @@ impl Bench<'_> {
         }
         let [x, w, n] = [s.x_len(), s.w_len(), s.y_len()].map(Option::unwrap_or_default);
         let (x, w, r, mut y) = (bytes(x), weights(kind, w), bytes(n), vec![0u8; n]);
-        let chosen = PackedQConvLast::new(s, &w, ByteType::U8)?.op();
+        let chosen = PackedQConvLast::new(self.cx.isa, s, &w, ByteType::U8)?.op();
         let scale = vec![0.001; s.out_channels];
         let ops = 2.0 * n as f64 * (s.group_in() * s.kernel[0] * s.kernel[1]) as f64;
         let tensor = |data| QTensor { data: Bytes::U8(data), scale: 0.1, zero: 128 };
         let grid = Grid { scale: 0.1, zero: 128, limits: Limits::U8 };
         for method in [Method::Depthwise, Method::Direct, Method::Winograd4] {
-            let Ok(packed) = PackedQConvLast::new_with(s, &w, ByteType::U8, method) else {
+            let Ok(packed) = PackedQConvLast::new_with(self.cx.isa, s, &w, ByteType::U8, method) else {
                 continue;
             };
             if !packed.op().contains(&self.method) {
@@ -142,7 +142,7 @@ impl Bench<'_> {
         }
         let (x, w, mut y) = (bytes(m * k), weights(kind, k * n), vec![0f32; m * n]);
         let start = Instant::now();
-        let packed = PackedQGemm::new(k, n, &w, WeightLayout::Transposed, ByteType::U8)?;
+        let packed = PackedQGemm::new(self.cx.isa, k, n, &w, WeightLayout::Transposed, ByteType::U8)?;
         let pack = start.elapsed().as_secs_f64();
         let scale = vec![0.01; n];
         let epilogue = QEpilogue { w_scale: &scale, bias: Some(&scale), residual: None, clamp: Clamp::RELU };

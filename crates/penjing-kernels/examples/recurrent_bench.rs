@@ -70,7 +70,7 @@ fn integer(cx: Ctx<'_>, batch: usize) -> Result<(), KernelError> {
     let s = shape(batch);
     let bytes = |name| values(name, 4 * UNITS * UNITS).into_iter().map(|v| (v * 1280.0) as i8).collect::<Vec<_>>();
     let (w, r, b) = (bytes("w"), bytes("r"), values("b", 8 * UNITS));
-    let packed = PackedQLstm::new(&s, QLstmWeights { w: &w, r: &r }, ByteType::U8)?;
+    let packed = PackedQLstm::new(cx.isa, &s, QLstmWeights { w: &w, r: &r }, ByteType::U8)?;
     let (codes, zero) = (vec![131u8; STEPS * batch * UNITS], vec![0f32; batch * UNITS]);
     let (mut y, mut h, mut c) = (vec![0f32; codes.len()], zero.clone(), zero.clone());
     let scale = vec![0.001f32; 4 * UNITS];

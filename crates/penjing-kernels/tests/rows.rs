@@ -350,12 +350,12 @@ fn integer(cx: Ctx<'_>, from: &str, to: &str, op: &str) -> Vec<Point> {
     let call = |y: QOut<'_>| {
         match op {
             _ if is_conv => {
-                let packed = PackedQConvLast::new_with(&s, &w, x_type, method).unwrap();
+                let packed = PackedQConvLast::new_with(cx.isa, &s, &w, x_type, method).unwrap();
                 assert_eq!(packed.op(), op);
                 qconv_last(cx, &s, tensor, &packed, &epilogue, y)
             }
             _ => {
-                let packed = PackedQGemm::new(k, n, &w, WeightLayout::Rows, x_type).unwrap();
+                let packed = PackedQGemm::new(cx.isa, k, n, &w, WeightLayout::Rows, x_type).unwrap();
                 qgemm(cx, m, tensor, &packed, &epilogue, y)
             }
         }
@@ -616,7 +616,7 @@ fn integer_recurrent(cx: Ctx<'_>, from: &str) -> Vec<Point> {
         _ => (Bytes::U8(&[255]), ByteType::U8, 255.0),
     };
     let scale = [0.004f32; 4];
-    let packed = PackedQLstm::new(&shape, QLstmWeights { w: &w, r: &r }, dtype).unwrap();
+    let packed = PackedQLstm::new(cx.isa, &shape, QLstmWeights { w: &w, r: &r }, dtype).unwrap();
     let operands = QLstmOperands { w_scale: &scale, r_scale: &scale, b: &b, h0: &[0.25], c0: &[-0.5] };
     let (mut y, mut h, mut c) = ([0.0], [0.0], [0.0]);
     let out = LstmOutputs { y: &mut y, h: &mut h, c: &mut c, reserve: None };

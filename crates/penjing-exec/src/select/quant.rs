@@ -48,7 +48,8 @@ pub(super) fn select(site: &Site, op: &Op) -> Option<Kernel> {
 fn conv_last(site: &Site, spec: &ConvSpec, act: &Activation, out: Option<&QuantScheme>) -> Option<Kernel> {
     let (x, w) = (&site.operands[X], &site.operands[WEIGHT]);
     let shape = shape(spec, &channels_first(&x.shape), &w.shape, &channels_first(&site.results[0].shape))?;
-    let packed = PackedQConvLast::new(&shape, w.content.as_ref()?.as_slice().ok()?, byte_type(x.dtype)).ok()?;
+    let packed =
+        PackedQConvLast::new(site.isa, &shape, w.content.as_ref()?.as_slice().ok()?, byte_type(x.dtype)).ok()?;
     let product = Product::new(site, act, out)?;
     let kernel = Kernel::call(site, &product.name(packed.op()), move |call| {
         product.run(call, |call, x, epilogue, y| qconv_last(call.ctx, &shape, x, &packed, epilogue, y))
@@ -61,8 +62,15 @@ fn matmul(site: &Site, trans_b: bool, act: &Activation, out: Option<&QuantScheme
     let (k, m) = (*x.last()?, x[..x.len() - 1].iter().product());
     let n = *site.results[0].shape.last()?;
     let layout = if trans_b { WeightLayout::Transposed } else { WeightLayout::Rows };
-    let packed =
-        PackedQGemm::new(k, n, w.content.as_ref()?.as_slice().ok()?, layout, byte_type(site.operands[X].dtype)).ok()?;
+    let packed = PackedQGemm::new(
+        site.isa,
+        k,
+        n,
+        w.content.as_ref()?.as_slice().ok()?,
+        layout,
+        byte_type(site.operands[X].dtype),
+    )
+    .ok()?;
     let product = Product::new(site, act, out)?;
     let kernel = Kernel::call(site, &product.name("gemm"), move |call| {
         product.run(call, |call, x, epilogue, y| qgemm(call.ctx, m, x, &packed, epilogue, y))

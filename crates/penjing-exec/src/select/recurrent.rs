@@ -96,9 +96,13 @@ fn integer(site: &Site, direction: Direction) -> Option<Kernel> {
     let shape = extents(&x.shape, &r.shape, direction);
     let codes = |o: &Operand| o.content.clone();
     let (w, r) = (codes(w)?, codes(r)?);
-    let packed =
-        PackedQLstm::new(&shape, QLstmWeights { w: w.as_slice().ok()?, r: r.as_slice().ok()? }, byte_type(x.dtype))
-            .ok()?;
+    let packed = PackedQLstm::new(
+        site.isa,
+        &shape,
+        QLstmWeights { w: w.as_slice().ok()?, r: r.as_slice().ok()? },
+        byte_type(x.dtype),
+    )
+    .ok()?;
     let dtype = x.dtype;
     let kernel = Kernel::call(site, &format!("q{}-f32-qc8w-lstm", short(dtype)), move |call| {
         let v = &mut call.views;

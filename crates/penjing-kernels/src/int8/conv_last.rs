@@ -11,7 +11,7 @@ use super::{
     winograd::{self, PackedWinograd},
 };
 use crate::{
-    Ctx, KernelError,
+    Ctx, Isa, KernelError,
     conv::ConvShape,
     conv_last::{
         Method,
@@ -39,24 +39,30 @@ enum Weights {
 }
 
 impl PackedQConvLast {
-    /// Packs `w`, `[out_channels, in_channels / groups, KH, KW]`, any values of i8, for activations of type `x`. Batch, input and
-    /// output extents of `shape` do not matter to the result, only to the choice of the method.
-    pub fn new(shape: &ConvShape, w: &[i8], x: ByteType) -> Result<PackedQConvLast, KernelError> {
+    /// Packs `w`, `[out_channels, in_channels / groups, KH, KW]`, any values of i8, for activations of type `x`, in the way that is
+    /// fast at `isa`. Batch, input and output extents of `shape` do not matter to the result, only to the choice of the method.
+    pub fn new(isa: Isa, shape: &ConvShape, w: &[i8], x: ByteType) -> Result<PackedQConvLast, KernelError> {
         let chosen = Method::plain(shape);
-        let faster = (chosen == Method::Direct && PackedWinograd::gains(shape)).then_some(Method::Winograd4);
-        match faster.map(|method| PackedQConvLast::new_with(shape, w, x, method)) {
+        let winograd = isa < Isa::Avx512 && chosen == Method::Direct && PackedWinograd::gains(shape);
+        match winograd.then(|| PackedQConvLast::new_with(isa, shape, w, x, Method::Winograd4)) {
             Some(Ok(packed)) => Ok(packed),
-            _ => PackedQConvLast::new_with(shape, w, x, chosen),
+            _ => PackedQConvLast::new_with(isa, shape, w, x, chosen),
         }
     }
 
     /// Packs for `method`, which all give the same bits; `Geometry` where shape or weights do not allow it. `Winograd2` has no kernel.
-    pub fn new_with(shape: &ConvShape, w: &[i8], x: ByteType, method: Method) -> Result<PackedQConvLast, KernelError> {
+    pub fn new_with(
+        isa: Isa,
+        shape: &ConvShape,
+        w: &[i8],
+        x: ByteType,
+        method: Method,
+    ) -> Result<PackedQConvLast, KernelError> {
         shape.check(NAME)?;
         check_len(NAME, "w", shape.w_len(), w.len())?;
         check_depth(NAME, shape.depth())?;
         let weights = match method {
-            Method::Direct => Some(Weights::Products(products(shape, w))),
+            Method::Direct => Some(Weights::Products(products(isa, shape, w))),
             Method::Depthwise => {
                 PackedDepthwise::fits(shape).then(|| Weights::Depthwise(PackedDepthwise::new(shape, w)))
             }
@@ -95,13 +101,13 @@ impl PackedQConvLast {
 }
 
 /// One product a group.
-fn products(s: &ConvShape, w: &[i8]) -> Vec<PackedProduct> {
+fn products(isa: Isa, s: &ConvShape, w: &[i8]) -> Vec<PackedProduct> {
     let (channels, taps) = (s.group_in(), s.kernel[0] * s.kernel[1]);
     let places: Vec<usize> = (0..taps).flat_map(|tap| (0..channels).map(move |c| c * taps + tap)).collect();
     let (columns, depth) = (s.group_out(), s.depth());
     let (runs, run_len) = runs(s);
     let product =
-        |group: usize| PackedProduct::new(columns, [runs, run_len], w, &places, |o| (group * columns + o) * depth);
+        |group: usize| PackedProduct::new(isa, columns, [runs, run_len], w, &places, |o| (group * columns + o) * depth);
     (0..s.groups).map(product).collect()
 }
 

@@ -6,7 +6,7 @@ use super::{
     product::{PackedProduct, multiply, shifted_zero},
 };
 use crate::{
-    Ctx, KernelError,
+    Ctx, Isa, KernelError,
     error::{check_len, product},
     igemm::{Rows, TASK_ROWS},
     scratch::with_scratch,
@@ -41,13 +41,21 @@ pub struct PackedQGemm {
 }
 
 impl PackedQGemm {
-    /// Packs `w`, any values of i8, for activations of type `x`. The result is the same at every level.
-    pub fn new(k: usize, n: usize, w: &[i8], layout: WeightLayout, x: ByteType) -> Result<PackedQGemm, KernelError> {
+    /// Packs `w`, any values of i8, for activations of type `x`, in the way that is fast at `isa`. The result is the same at every
+    /// level.
+    pub fn new(
+        isa: Isa,
+        k: usize,
+        n: usize,
+        w: &[i8],
+        layout: WeightLayout,
+        x: ByteType,
+    ) -> Result<PackedQGemm, KernelError> {
         check_len(NAME, "w", product(&[k, n]), w.len())?;
         check_depth(NAME, k)?;
         let places: Vec<usize> = (0..k).map(|p| if layout == WeightLayout::Rows { p * n } else { p }).collect();
         let column = |j: usize| if layout == WeightLayout::Rows { j } else { j * k };
-        let product = PackedProduct::new(n, [1, k], w, &places, column);
+        let product = PackedProduct::new(isa, n, [1, k], w, &places, column);
         let mut sums = vec![0i32; n];
         match layout {
             WeightLayout::Rows => w.chunks_exact(n.max(1)).for_each(|row| {

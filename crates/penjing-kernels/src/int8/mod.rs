@@ -1,10 +1,13 @@
 //! int8 kernels, exact at every level: i32 sums, one f32 scale and bias a channel, round half to even, saturate.
 //!
-//! Bytes are multiplied as bytes (`tile`), with weights packed once so that no sum leaves its 16 bits (`steps`). A result is `act(sum · (sx·sw) + bias + residual)`, each operation rounded to f32, and for an int8
+//! Bytes are multiplied as bytes: with `vpdpbusd` (`dots`), or with `vpmaddubsw` (`tile`) and weights packed once so that no sum
+//! leaves its 16 bits (`steps`). A result is `act(sum · (sx·sw) + bias + residual)`, each operation rounded to f32, and for an int8
 //! result `saturate(round(v · (1 / scale)) + zero)`.
 
 mod conv_last;
 mod depthwise;
+#[cfg(target_arch = "x86_64")]
+mod dots;
 mod dynamic;
 mod epilogue;
 mod gemm;
@@ -16,6 +19,8 @@ mod steps;
 #[cfg(target_arch = "x86_64")]
 mod store;
 mod tile;
+#[cfg(target_arch = "x86_64")]
+mod wide_store;
 mod winograd;
 
 pub use conv_last::{PackedQConvLast, qconv_last};

@@ -3,6 +3,8 @@
 //! Rows of activations are read where they lie (see [`crate::igemm`]): a row is a place, the depth is cut into runs of consecutive
 //! bytes at the same distance from every row's place, and a step takes four bytes of a run.
 
+#[cfg(target_arch = "x86_64")]
+use super::dots;
 use super::{
     ByteType,
     epilogue::QFinish,
@@ -35,40 +37,61 @@ pub(super) struct PackedProduct {
     n: usize,
     runs: usize,
     run_len: usize,
-    /// A place is an offset into rows whose runs follow each other.
-    panels: Vec<Grouped>,
+    weights: Weights,
+}
+
+/// Every level can multiply by either; each has one that it is fast with.
+enum Weights {
+    /// For `vpmaddubsw`. A place is an offset into rows whose runs follow each other.
+    Grouped(Vec<Grouped>),
+    /// For `vpdpbusd`: steps in the order of the depth, `[panel][step]`.
+    Straight(Vec<Step>),
 }
 
 impl PackedProduct {
-    /// Packs `runs` runs of `run_len` rows by `n` columns: row k of column j is `w[column(j) + places[k]]`.
+    /// Packs `runs` runs of `run_len` rows by `n` columns for a level: row k of column j is `w[column(j) + places[k]]`.
     pub(super) fn new(
+        isa: Isa,
         n: usize,
         [runs, run_len]: [usize; 2],
         w: &[i8],
         places: &[usize],
         column: impl Fn(usize) -> usize,
     ) -> PackedProduct {
+        let mut weights = match isa {
+            Isa::Avx512 => Weights::Straight(Vec::with_capacity(n.div_ceil(NR) * runs * run_len.div_ceil(GROUP))),
+            Isa::Generic | Isa::Avx2 => Weights::Grouped(Vec::with_capacity(n.div_ceil(NR))),
+        };
         let mut grouping = Grouping::default();
-        let mut panels = Vec::with_capacity(n.div_ceil(NR));
         for columns in (0..n).step_by(NR).map(|first| first..n.min(first + NR)) {
             let starts: Vec<usize> = columns.map(&column).collect();
             // Rows of adjacent columns are read as they lie.
             let adjacent = starts.len() == NR && starts.windows(2).all(|pair| pair[0] + 1 == pair[1]);
             let columns: Vec<&[i8]> = starts.into_iter().map(|j| w.get(j..).unwrap_or_default()).collect();
-            group(Isa::detect(), &columns, adjacent, [runs, run_len], places, &mut grouping);
-            panels.push(grouping.finish());
+            match &mut weights {
+                Weights::Grouped(panels) => {
+                    group(Isa::detect(), &columns, adjacent, [runs, run_len], places, &mut grouping);
+                    panels.push(grouping.finish());
+                }
+                Weights::Straight(steps) => straight(Isa::detect(), &columns, adjacent, [runs, run_len], places, steps),
+            }
         }
-        PackedProduct { n, runs, run_len, panels }
+        PackedProduct { n, runs, run_len, weights }
     }
 
     /// Bytes held.
     pub(super) fn bytes(&self) -> usize {
-        self.panels.iter().map(|p| size_of_val(&p.weights[..]) + size_of_val(&p.program[..])).sum()
+        match &self.weights {
+            Weights::Grouped(panels) => {
+                panels.iter().map(|p| size_of_val(&p.weights[..]) + size_of_val(&p.program[..])).sum()
+            }
+            Weights::Straight(steps) => size_of_val(&steps[..]),
+        }
     }
 
     /// Panels of 16 columns.
     pub(super) fn panels(&self) -> usize {
-        self.panels.len()
+        self.n.div_ceil(NR)
     }
 
     /// Bytes that a run is read for: its length rounded up to whole steps.
@@ -99,7 +122,7 @@ impl PackedProduct {
 }
 
 per_isa! {
-    /// Pushes the steps of a panel whose columns begin at `columns`; `adjacent` ones follow each other in memory.
+    /// Groups the steps of a panel whose columns begin at `columns`; `adjacent` ones follow each other in memory.
     fn group(
         columns: &[&[i8]],
         adjacent: bool,
@@ -110,12 +133,33 @@ per_isa! {
 }
 
 #[inline(always)]
-fn group_body<M: Math>(
+fn group_body<M: Math>(columns: &[&[i8]], adjacent: bool, runs: [usize; 2], places: &[usize], to: &mut Grouping) {
+    each_step(columns, adjacent, runs, places, |i, weights| to.push(weights, (i * GROUP) as u32));
+}
+
+per_isa! {
+    /// Appends the steps of a panel, as in [`group`].
+    fn straight(
+        columns: &[&[i8]],
+        adjacent: bool,
+        runs: [usize; 2],
+        places: &[usize],
+        to: &mut Vec<Step>,
+    ) = straight_body
+}
+
+#[inline(always)]
+fn straight_body<M: Math>(columns: &[&[i8]], adjacent: bool, runs: [usize; 2], places: &[usize], to: &mut Vec<Step>) {
+    each_step(columns, adjacent, runs, places, |_, weights| to.push(weights));
+}
+
+#[inline(always)]
+fn each_step(
     columns: &[&[i8]],
     adjacent: bool,
     [runs, run_len]: [usize; 2],
     places: &[usize],
-    to: &mut Grouping,
+    mut push: impl FnMut(usize, Step),
 ) {
     let run_steps = run_len.div_ceil(GROUP);
     let side_by_side = places.iter().enumerate().all(|(k, &at)| at == k);
@@ -141,7 +185,7 @@ fn group_body<M: Math>(
                     }
                 }
             }
-            to.push(weights, ((run * run_steps + step) * GROUP) as u32);
+            push(run * run_steps + step, weights);
         }
     }
 }
@@ -193,8 +237,52 @@ pub(super) fn multiply(
     let reach = farthest(rows.offsets) + b.run_span();
     assert!(b.runs == 0 || farthest(rows.bases) + reach <= rows.data.len(), "every run lies inside A");
     assert!(u32::try_from(reach).is_ok(), "runs lie near their row's place");
+    match &b.weights {
+        Weights::Grouped(grouped) => multiply_grouped(isa, x, rows, b, grouped, panels, finish),
+        Weights::Straight(steps) => multiply_straight(isa, x, rows, b, steps, panels, finish),
+    }
+}
+
+fn multiply_straight(
+    isa: Isa,
+    x: ByteType,
+    rows: &Rows<'_, u8>,
+    b: &PackedProduct,
+    weights: &[Step],
+    panels: Range<usize>,
+    finish: &QFinish<'_>,
+) {
+    let depth = b.runs * b.run_span() / GROUP;
+    with_scratch::<u32, _>(depth, |offsets| {
+        b.offsets(rows.offsets, offsets);
+        match isa.usable() {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => {
+                let task = dots::Task { x, rows, offsets, weights, panels, n: b.n };
+                // SAFETY: the rows' runs lie inside A (`multiply` has checked it); `usable` returns a level only where the host has it.
+                unsafe { dots::run(&task, finish) }
+            }
+            _ => {
+                for panel in panels {
+                    let (col, cols) = (panel * NR, NR.min(b.n - panel * NR));
+                    plain(x, rows, &weights[panel * depth..][..depth], offsets, [col, cols], finish);
+                }
+            }
+        }
+    });
+}
+
+fn multiply_grouped(
+    isa: Isa,
+    x: ByteType,
+    rows: &Rows<'_, u8>,
+    b: &PackedProduct,
+    grouped: &[Grouped],
+    panels: Range<usize>,
+    finish: &QFinish<'_>,
+) {
     let in_place = rows.offsets == [0];
-    let longest = b.panels[panels.clone()].iter().map(|p| p.program.len()).max().unwrap_or(0);
+    let longest = grouped[panels.clone()].iter().map(|p| p.program.len()).max().unwrap_or(0);
     let steps = b.runs * b.run_span() / GROUP;
     with_scratch::<u32, _>(if in_place { 0 } else { steps + longest }, |memory| {
         let (offsets, memory) = memory.split_at_mut(if in_place { 0 } else { steps });
@@ -202,7 +290,7 @@ pub(super) fn multiply(
             b.offsets(rows.offsets, offsets);
         }
         for panel in panels {
-            let known = &b.panels[panel];
+            let known = &grouped[panel];
             let program = if in_place {
                 &known.program[..]
             } else {
@@ -212,15 +300,46 @@ pub(super) fn multiply(
             };
             let weights = &known.weights[..];
             let (col, cols) = (panel * NR, NR.min(b.n - panel * NR));
-            let task = PanelTask { x, rows, weights, program, col, cols };
             match isa.usable() {
                 #[cfg(target_arch = "x86_64")]
-                // SAFETY: the rows' runs lie inside A (checked above); `usable` returns a level only where the host has it.
-                isa @ (Isa::Avx2 | Isa::Avx512) => unsafe { tile::x86::panel(isa, &task, finish) },
-                _ => task.plain(finish),
+                Isa::Avx2 | Isa::Avx512 => {
+                    let task = PanelTask { x, rows, weights, program, col, cols };
+                    // SAFETY: the rows' runs lie inside A (`multiply` has checked it); `usable` returns a level only where the host has it.
+                    unsafe { tile::x86::panel(&task, finish) }
+                }
+                _ => {
+                    let offsets: Vec<u32> = parts(program).flat_map(|(_, offsets)| offsets).copied().collect();
+                    plain(x, rows, weights, &offsets, [col, cols], finish);
+                }
             }
         }
     });
+}
+
+/// By the definition: rows by one panel, of `cols` columns from `col` on, whose steps begin at `offsets` from a row's place.
+fn plain(
+    x: ByteType,
+    rows: &Rows<'_, u8>,
+    weights: &[Step],
+    offsets: &[u32],
+    [col, cols]: [usize; 2],
+    finish: &QFinish<'_>,
+) {
+    let flip = if x == ByteType::I8 { 128 } else { 0 };
+    for (first, bases) in rows.bases.chunks(MR).enumerate() {
+        let mut acc = Acc([[0i32; NR]; MR]);
+        for (acc, &base) in acc.0.iter_mut().zip(bases) {
+            for (step, &offset) in weights.iter().zip(offsets) {
+                let x = &rows.data[base + offset as usize..][..GROUP];
+                for (acc, w) in acc.iter_mut().zip(step.0.as_chunks::<GROUP>().0) {
+                    for (&x, &w) in x.iter().zip(w) {
+                        *acc = acc.wrapping_add(i32::from(x ^ flip) * i32::from(w));
+                    }
+                }
+            }
+        }
+        finish.put(first * MR, bases.len(), col, cols, &acc);
+    }
 }
 
 /// A task's rows by one panel.
@@ -240,25 +359,5 @@ impl PanelTask<'_> {
     pub(super) fn tiles(&self) -> impl Iterator<Item = Range<usize>> + use<> {
         let panels = RowPanels::lower(self.rows.bases.len(), ROWS);
         (0..panels.count()).map(move |t| panels.range(t))
-    }
-
-    /// By the definition.
-    fn plain(&self, finish: &QFinish<'_>) {
-        let flip = if self.x == ByteType::I8 { 128 } else { 0 };
-        let offsets: Vec<u32> = parts(self.program).flat_map(|(_, offsets)| offsets).copied().collect();
-        for tile in self.tiles() {
-            let mut acc = Acc([[0i32; NR]; MR]);
-            for (acc, &base) in acc.0.iter_mut().zip(&self.rows.bases[tile.clone()]) {
-                for (step, &offset) in self.weights.iter().zip(&offsets) {
-                    let x = &self.rows.data[base + offset as usize..][..GROUP];
-                    for (acc, w) in acc.iter_mut().zip(step.0.as_chunks::<GROUP>().0) {
-                        for (&x, &w) in x.iter().zip(w) {
-                            *acc = acc.wrapping_add(i32::from(x ^ flip) * i32::from(w));
-                        }
-                    }
-                }
-            }
-            finish.put(tile.start, tile.len(), self.col, self.cols, &acc);
-        }
     }
 }

@@ -31,6 +31,9 @@ fn weights(kind: &str, n: usize) -> Vec<i8> {
     }
 }
 
+/// Levels that weights are packed for in different ways; each way runs at every level.
+const FORMS: [Isa; 2] = [Isa::Avx2, Isa::Avx512];
+
 const WEIGHTS: [&str; 3] = ["7 bits", "normal", "extreme"];
 
 fn byte_types() -> [ByteType; 2] {
@@ -148,10 +151,11 @@ fn qgemm_is_exact() {
         let transposed: Vec<i8> = (0..n * k).map(|i| w[i % k * n + i / k]).collect();
         let (reals, ints) = (floats("residual", m * n, -3.0, 3.0), bytes("residual", m * n));
         let unsigned: Vec<u8> = ints.iter().map(|&v| v as u8).collect();
-        for (w_given, layout) in [(&w, WeightLayout::Rows), (&transposed, WeightLayout::Transposed)] {
-            let packed = byte_types().map(|t| PackedQGemm::new(k, n, w_given, layout, t).unwrap());
+        let layouts = [(&w, WeightLayout::Rows), (&transposed, WeightLayout::Transposed)];
+        for (isa, (w_given, layout)) in FORMS.into_iter().flat_map(|isa| layouts.map(|l| (isa, l))) {
+            let packed = byte_types().map(|t| PackedQGemm::new(isa, k, n, w_given, layout, t).unwrap());
             check(
-                &format!("{m}x{n}x{k}, {kind}"),
+                &format!("{m}x{n}x{k}, {kind}, packed for {}", isa.name()),
                 &x,
                 n,
                 m * n,
@@ -170,8 +174,8 @@ fn qgemm_is_exact() {
 fn the_worst_sums_do_not_saturate() {
     let k = 4096;
     let e = QEpilogue { w_scale: &[1.0; 16], bias: None, residual: None, clamp: Clamp::NONE };
-    for weight in [-128i8, 127, 64, -64, 32, -32, 33] {
-        let packed = PackedQGemm::new(k, 16, &vec![weight; 16 * k], WeightLayout::Rows, ByteType::U8).unwrap();
+    for (form, weight) in FORMS.into_iter().flat_map(|f| [-128i8, 127, 64, -64, 32, -32, 33].map(|w| (f, w))) {
+        let packed = PackedQGemm::new(form, k, 16, &vec![weight; 16 * k], WeightLayout::Rows, ByteType::U8).unwrap();
         for isa in Isa::ALL {
             for cx in contexts(isa) {
                 for value in [255, 0] {
@@ -194,12 +198,14 @@ fn qconv_last_is_exact() {
         let n = s.y_len().unwrap();
         let (reals, ints) = (floats("residual", n, -3.0, 3.0), bytes("residual", n));
         let unsigned: Vec<u8> = ints.iter().map(|&v| v as u8).collect();
-        for method in [Method::Direct, Method::Depthwise, Method::Winograd4] {
-            let Ok(packed) = pack(&s, &w, method) else {
+        let ways =
+            [Method::Direct, Method::Depthwise, Method::Winograd4].into_iter().flat_map(|m| FORMS.map(|isa| (m, isa)));
+        for (method, isa) in ways {
+            let Ok(packed) = pack(isa, &s, &w, method) else {
                 continue;
             };
             check(
-                &format!("{s:?}, {kind}, {method:?}"),
+                &format!("{s:?}, {kind}, {method:?}, packed for {}", isa.name()),
                 &x,
                 s.out_channels,
                 n,
@@ -212,8 +218,8 @@ fn qconv_last_is_exact() {
 }
 
 /// Weights for i8 and for u8 activations.
-fn pack(s: &ConvShape, w: &[i8], method: Method) -> Result<[PackedQConvLast; 2], KernelError> {
-    let [signed, unsigned] = byte_types().map(|t| PackedQConvLast::new_with(s, w, t, method));
+fn pack(isa: Isa, s: &ConvShape, w: &[i8], method: Method) -> Result<[PackedQConvLast; 2], KernelError> {
+    let [signed, unsigned] = byte_types().map(|t| PackedQConvLast::new_with(isa, s, w, t, method));
     Ok([signed?, unsigned?])
 }
 
@@ -230,7 +236,7 @@ fn winograds_method_is_exact_at_every_edge_of_a_tile() {
         for channels in [[8, 16], [16, 33], [33, 17], [17, 8]] {
             let s = shape(2, 1, channels, [extent, 8 - extent], [3, 3], [1, 1], [1, 1], [1, 0, 1, 2]);
             let (x, w) = (bytes("x", s.x_len().unwrap()), bytes("w", s.w_len().unwrap()));
-            let (n, packed) = (s.y_len().unwrap(), pack(&s, &w, Method::Winograd4).unwrap());
+            let (n, packed) = (s.y_len().unwrap(), pack(Isa::Avx2, &s, &w, Method::Winograd4).unwrap());
             check(
                 &format!("{s:?}"),
                 &x,
@@ -269,7 +275,7 @@ fn winograds_method_is_exact_at_the_bounds() {
     for (i, x) in all.iter().enumerate() {
         for (kind, value) in kinds.iter().enumerate() {
             let w: Vec<i8> = (0..s.w_len().unwrap()).map(value).collect();
-            let packed = pack(&s, &w, Method::Winograd4).unwrap();
+            let packed = pack(Isa::Avx2, &s, &w, Method::Winograd4).unwrap();
             check(
                 &format!("input {i}, weights {kind}"),
                 x,
@@ -287,15 +293,15 @@ fn winograds_method_is_exact_at_the_bounds() {
 fn winograds_method_is_taken_where_it_gains_and_refused_where_it_is_not_exact() {
     let unit = |batch, channels, side| shape(batch, 1, channels, [side; 2], [3, 3], [1, 1], [1, 1], [1, 1, 1, 1]);
     let op = |s: &ConvShape, weight: i8| {
-        PackedQConvLast::new(s, &vec![weight; s.w_len().unwrap()], ByteType::U8).unwrap().op()
+        PackedQConvLast::new(Isa::Avx2, s, &vec![weight; s.w_len().unwrap()], ByteType::U8).unwrap().op()
     };
     let (small, large) = (unit(1, [16, 16], 32), unit(1, [128, 16], 28));
     assert_eq!((op(&small, 127), op(&large, 100)), ("conv_last_winograd", "conv_last_winograd"));
     // Sums of 128·9 weights of 127 are too large; those of 113·9 of −128 are not.
     assert_eq!(op(&large, 127), "conv_last");
-    let refused = |s: ConvShape| pack(&s, &vec![1; s.w_len().unwrap()], Method::Winograd4).is_err();
-    assert!(pack(&unit(1, [113, 1], 4), &[-128; 113 * 9], Method::Winograd4).is_ok());
-    assert!(pack(&unit(1, [114, 1], 4), &[-128; 114 * 9], Method::Winograd4).is_err());
+    let refused = |s: ConvShape| pack(Isa::Avx2, &s, &vec![1; s.w_len().unwrap()], Method::Winograd4).is_err();
+    assert!(pack(Isa::Avx2, &unit(1, [113, 1], 4), &[-128; 113 * 9], Method::Winograd4).is_ok());
+    assert!(pack(Isa::Avx2, &unit(1, [114, 1], 4), &[-128; 114 * 9], Method::Winograd4).is_err());
     assert!(refused(ConvShape { stride: [2, 2], ..small }) && refused(ConvShape { groups: 2, ..small }));
     assert!(refused(ConvShape { dilation: [2, 2], ..small }) && refused(ConvShape { kernel: [3, 1], ..small }));
     // Few channels, few tiles for the weights, much of the tiles outside.
@@ -303,7 +309,7 @@ fn winograds_method_is_taken_where_it_gains_and_refused_where_it_is_not_exact() 
         [unit(9, [16, 8], 8), unit(1, [256, 256], 4), unit(9, [16, 16], 5)].map(|s| op(&s, 1)),
         ["conv_last"; 3]
     );
-    assert!(pack(&small, &[0; 16 * 16 * 9], Method::Winograd2).is_err());
+    assert!(pack(Isa::Avx2, &small, &[0; 16 * 16 * 9], Method::Winograd2).is_err());
 }
 
 #[test]
@@ -382,7 +388,7 @@ fn what_does_not_fit_is_refused() {
     let cx = Ctx { isa: Isa::Generic, pool: &pool };
     let geometry = |r: Result<(), KernelError>| assert!(matches!(r, Err(KernelError::Geometry { .. })), "{r:?}");
     let length = |r: Result<(), KernelError>| assert!(matches!(r, Err(KernelError::Length { .. })), "{r:?}");
-    let pack = |k, n, w: &[i8]| PackedQGemm::new(k, n, w, WeightLayout::Rows, ByteType::U8);
+    let pack = |k, n, w: &[i8]| PackedQGemm::new(Isa::detect(), k, n, w, WeightLayout::Rows, ByteType::U8);
     assert!(pack(2, 3, &[0; 5]).is_err());
     let deep = MAX_DEPTH + 1;
     assert!(pack(deep, 1, &vec![0; deep]).is_err());
@@ -407,8 +413,8 @@ fn what_does_not_fit_is_refused() {
     let s = shape(1, 1, [2, 3], [4, 4], [3, 3], [1, 1], [1, 1], [1, 1, 1, 1]);
     let other = shape(1, 1, [2, 3], [4, 4], [1, 1], [1, 1], [1, 1], [0, 0, 0, 0]);
     let (x, mut y) = (QTensor { data: Bytes::I8(&[0; 32]), scale: 1.0, zero: 0 }, [0f32; 48]);
-    let last = PackedQConvLast::new(&s, &[0; 54], ByteType::I8).unwrap();
-    assert!(PackedQConvLast::new(&s, &[0; 53], ByteType::I8).is_err());
+    let last = PackedQConvLast::new(Isa::detect(), &s, &[0; 54], ByteType::I8).unwrap();
+    assert!(PackedQConvLast::new(Isa::detect(), &s, &[0; 53], ByteType::I8).is_err());
     geometry(qconv_last(cx, &other, x, &last, &e, QOut::F32(&mut y)));
     length(qconv_last(cx, &s, x, &last, &e, QOut::F32(&mut y[1..])));
     let scales = Scales { scale: &[1.0; 2], zero: &[0; 2], inner: 3 };

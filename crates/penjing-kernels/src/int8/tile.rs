@@ -8,14 +8,11 @@ pub(super) mod x86 {
     //! Registers: 0–9 sums, two a row; 10 four activations in every lane; 11, 12 the group's i16; 13 a product; 14 the sign
     //! bits that are inverted; 15 ones.
 
-    use crate::{
-        Isa,
-        int8::{
-            ByteType,
-            epilogue::QFinish,
-            product::PanelTask,
-            store::{Store, WithStores, with_stores},
-        },
+    use crate::int8::{
+        ByteType,
+        epilogue::QFinish,
+        product::PanelTask,
+        store::{Store, WithStores, with_stores},
     };
     use std::arch::{asm, x86_64::*};
 
@@ -75,50 +72,15 @@ pub(super) mod x86 {
         };
     }
 
-    /// One row, one step, for `vpdpbusd`, which adds four products to a sum of i32: groups have no meaning then.
-    macro_rules! dot {
-        ($flip:literal, $r:tt, $o:literal, $at:literal, $at2:literal, $c0:tt, $c1:tt) => {
-            concat!(
-                "vpbroadcastd ymm10, dword ptr [{",
-                $r,
-                "} + ",
-                $o,
-                "]\n",
-                $flip,
-                "vpdpbusd ",
-                $c0,
-                ", ymm10, ymmword ptr [{b} + ",
-                $at,
-                "]\nvpdpbusd ",
-                $c1,
-                ", ymm10, ymmword ptr [{b} + ",
-                $at2,
-                "]\n",
-            )
-        };
-    }
-
     /// One row of a group.
     macro_rules! row {
-        (dots 1, $flip:literal, $r:tt, $c0:tt, $c1:tt) => {
-            dot!($flip, $r, "r8", "0", "32", $c0, $c1)
-        };
-        (dots 2, $flip:literal, $r:tt, $c0:tt, $c1:tt) => {
-            concat!(row!(dots 1, $flip, $r, $c0, $c1), dot!($flip, $r, "r9", "64", "96", $c0, $c1))
-        };
-        (dots 3, $flip:literal, $r:tt, $c0:tt, $c1:tt) => {
-            concat!(row!(dots 2, $flip, $r, $c0, $c1), dot!($flip, $r, "r10", "128", "160", $c0, $c1))
-        };
-        (dots 4, $flip:literal, $r:tt, $c0:tt, $c1:tt) => {
-            concat!(row!(dots 3, $flip, $r, $c0, $c1), dot!($flip, $r, "r11", "192", "224", $c0, $c1))
-        };
-        (pairs 1, $flip:literal, $r:tt, $c0:tt, $c1:tt) => {
+        (1, $flip:literal, $r:tt, $c0:tt, $c1:tt) => {
             concat!(first!($flip, $r), widen!($c0, $c1))
         };
-        (pairs 2, $flip:literal, $r:tt, $c0:tt, $c1:tt) => {
+        (2, $flip:literal, $r:tt, $c0:tt, $c1:tt) => {
             concat!(first!($flip, $r), next!($flip, $r, "r9", "64", "96"), widen!($c0, $c1))
         };
-        (pairs 3, $flip:literal, $r:tt, $c0:tt, $c1:tt) => {
+        (3, $flip:literal, $r:tt, $c0:tt, $c1:tt) => {
             concat!(
                 first!($flip, $r),
                 next!($flip, $r, "r9", "64", "96"),
@@ -126,7 +88,7 @@ pub(super) mod x86 {
                 widen!($c0, $c1)
             )
         };
-        (pairs 4, $flip:literal, $r:tt, $c0:tt, $c1:tt) => {
+        (4, $flip:literal, $r:tt, $c0:tt, $c1:tt) => {
             concat!(
                 first!($flip, $r),
                 next!($flip, $r, "r9", "64", "96"),
@@ -161,12 +123,12 @@ pub(super) mod x86 {
 
     /// All groups of `$depth` steps, between two labels: their number, then their offsets.
     macro_rules! groups {
-        ($how:tt $depth:tt, $begin:literal, $end:literal, $flip:literal, $ahead:literal, [$($i:tt $r:tt $name:ident $c0:tt $c1:tt),*]) => {
+        ($depth:tt, $begin:literal, $end:literal, $flip:literal, $ahead:literal, [$($i:tt $r:tt $name:ident $c0:tt $c1:tt),*]) => {
             concat!(
                 "mov {n:e}, dword ptr [{at}]\nadd {at}, 4\ntest {n:e}, {n:e}\njz ", $end, "f\n",
                 $begin, ":\n",
                 offsets!($depth),
-                $(row!($how $depth, $flip, $r, $c0, $c1),)*
+                $(row!($depth, $flip, $r, $c0, $c1),)*
                 $ahead,
                 "add {b}, 64*", $depth, "\ndec {n:e}\njnz ", $begin, "b\n",
                 $end, ":\n",
@@ -183,14 +145,14 @@ pub(super) mod x86 {
 
     /// The sums of a tile: a program of groups by its rows.
     macro_rules! sums {
-        ($how:tt, $flip:literal, $ahead:literal, $task:ident, $bases:ident, $start:ident, $c:ident,
+        ($flip:literal, $ahead:literal, $task:ident, $bases:ident, $start:ident, $c:ident,
          $list:tt [$($i:tt $r:tt $name:ident $c0:tt $c1:tt),*]) => {
             asm!(
                 $(begin!($c0, $c1),)*
-                groups!($how 4, "2", "3", $flip, $ahead, $list),
-                groups!($how 3, "4", "5", $flip, $ahead, $list),
-                groups!($how 2, "6", "7", $flip, $ahead, $list),
-                groups!($how 1, "8", "9", $flip, $ahead, $list),
+                groups!(4, "2", "3", $flip, $ahead, $list),
+                groups!(3, "4", "5", $flip, $ahead, $list),
+                groups!(2, "6", "7", $flip, $ahead, $list),
+                groups!(1, "8", "9", $flip, $ahead, $list),
                 b = inout(reg) $task.weights.as_ptr() => _,
                 at = inout(reg) $task.program.as_ptr() => _,
                 n = out(reg) _,
@@ -213,10 +175,10 @@ pub(super) mod x86 {
 
     /// Computes a tile and stores it.
     macro_rules! tile {
-        ($how:tt $level:literal $name:ident, $height:literal, $flip:literal, $ahead:literal, $rows:tt) => {
+        ($name:ident, $height:literal, $flip:literal, $ahead:literal, $rows:tt) => {
             /// # Safety
             /// Every step of every row lies inside A, and the host has the level.
-            #[target_feature(enable = $level)]
+            #[target_feature(enable = "avx2,fma")]
             unsafe fn $name<S: Store>(task: &PanelTask<'_>, first: usize, store: &S) {
                 let bases: &[usize; $height] =
                     task.rows.bases[first..].first_chunk().expect("a tile's rows are the task's");
@@ -225,95 +187,69 @@ pub(super) mod x86 {
                 // SAFETY: this function's contract; the program has a number of groups for each length, and they are those of the
                 // weights. The code reads them and the rows, and writes registers that it names.
                 unsafe {
-                    sums!($how, $flip, $ahead, task, bases, start, c, $rows $rows);
+                    sums!($flip, $ahead, task, bases, start, c, $rows $rows);
                     store.put(first, &c);
                 }
             }
         };
     }
 
-    /// The tiles of one level, of every height, of u8 and of i8. A low one asks for weights to come: it takes them faster than they
-    /// are fetched by themselves.
-    macro_rules! level {
-        ($how:tt $level:literal) => {
-            level! { $how $level
-                one_u8 one_i8 1
-                "prefetcht0 byte ptr [{b} + 2048]\nprefetcht0 byte ptr [{b} + 2112]\nprefetcht0 byte ptr [{b} + 2176]\n"
-                [0 "r0" r0 "ymm0" "ymm1"]
-                two_u8 two_i8 2 "" [0 "r0" r0 "ymm0" "ymm1", 1 "r1" r1 "ymm2" "ymm3"]
-                three_u8 three_i8 3 "" [0 "r0" r0 "ymm0" "ymm1", 1 "r1" r1 "ymm2" "ymm3", 2 "r2" r2 "ymm4" "ymm5"]
-                four_u8 four_i8 4 "" [
-                    0 "r0" r0 "ymm0" "ymm1", 1 "r1" r1 "ymm2" "ymm3", 2 "r2" r2 "ymm4" "ymm5", 3 "r3" r3 "ymm6" "ymm7"
-                ]
-                five_u8 five_i8 5 "" [
-                    0 "r0" r0 "ymm0" "ymm1", 1 "r1" r1 "ymm2" "ymm3", 2 "r2" r2 "ymm4" "ymm5", 3 "r3" r3 "ymm6" "ymm7",
-                    4 "r4" r4 "ymm8" "ymm9"
-                ]
-            }
-
-            impl WithStores<1> for Tiles<'_> {
-                #[inline(always)]
-                unsafe fn run<S: Store>(self, [store]: &[S; 1]) {
-                    let task = self.0;
-                    for tile in task.tiles() {
-                        let first = tile.start;
-                        // SAFETY: this function's contract and that of `panel`.
-                        unsafe {
-                            match (task.x, tile.len()) {
-                                (ByteType::U8, 1) => one_u8(task, first, store),
-                                (ByteType::U8, 2) => two_u8(task, first, store),
-                                (ByteType::U8, 3) => three_u8(task, first, store),
-                                (ByteType::U8, 4) => four_u8(task, first, store),
-                                (ByteType::U8, _) => five_u8(task, first, store),
-                                (ByteType::I8, 1) => one_i8(task, first, store),
-                                (ByteType::I8, 2) => two_i8(task, first, store),
-                                (ByteType::I8, 3) => three_i8(task, first, store),
-                                (ByteType::I8, 4) => four_i8(task, first, store),
-                                (ByteType::I8, _) => five_i8(task, first, store),
-                            }
-                        }
-                    }
-                }
-            }
-        };
-        ($how:tt $level:literal $($unsigned:ident $signed:ident $height:literal $ahead:literal $rows:tt)*) => {
+    /// The tiles of every height, of u8 and of i8. A low one asks for weights to come: it takes them faster than they are fetched
+    /// by themselves.
+    macro_rules! heights {
+        ($($unsigned:ident $signed:ident $height:literal $ahead:literal $rows:tt)*) => {
             $(
-                tile!($how $level $unsigned, $height, "", $ahead, $rows);
-                tile!($how $level $signed, $height, "vpxor ymm10, ymm10, ymm14\n", $ahead, $rows);
+                tile!($unsigned, $height, "", $ahead, $rows);
+                tile!($signed, $height, "vpxor ymm10, ymm10, ymm14\n", $ahead, $rows);
             )*
         };
     }
 
-    /// `vpmaddubsw`, with which groups of steps are widened together.
-    mod pairs {
-        use super::*;
-
-        pub(super) struct Tiles<'a>(pub(super) &'a PanelTask<'a>);
-
-        level!(pairs "avx2,fma");
-    }
-
-    /// `vpdpbusd`.
-    mod dots {
-        use super::*;
-
-        pub(super) struct Tiles<'a>(pub(super) &'a PanelTask<'a>);
-
-        level!(dots "avx2,fma,avx512f,avx512vl,avx512vnni");
+    heights! {
+        one_u8 one_i8 1
+        "prefetcht0 byte ptr [{b} + 2048]\nprefetcht0 byte ptr [{b} + 2112]\nprefetcht0 byte ptr [{b} + 2176]\n"
+        [0 "r0" r0 "ymm0" "ymm1"]
+        two_u8 two_i8 2 "" [0 "r0" r0 "ymm0" "ymm1", 1 "r1" r1 "ymm2" "ymm3"]
+        three_u8 three_i8 3 "" [0 "r0" r0 "ymm0" "ymm1", 1 "r1" r1 "ymm2" "ymm3", 2 "r2" r2 "ymm4" "ymm5"]
+        four_u8 four_i8 4 "" [
+            0 "r0" r0 "ymm0" "ymm1", 1 "r1" r1 "ymm2" "ymm3", 2 "r2" r2 "ymm4" "ymm5", 3 "r3" r3 "ymm6" "ymm7"
+        ]
+        five_u8 five_i8 5 "" [
+            0 "r0" r0 "ymm0" "ymm1", 1 "r1" r1 "ymm2" "ymm3", 2 "r2" r2 "ymm4" "ymm5", 3 "r3" r3 "ymm6" "ymm7",
+            4 "r4" r4 "ymm8" "ymm9"
+        ]
     }
 
     /// A task's rows by one panel.
     ///
     /// # Safety
-    /// Every step of every row lies inside A, and the host has AVX2 and FMA and the level of `isa`.
+    /// Every step of every row lies inside A, and the host has the level.
     #[target_feature(enable = "avx2,fma")]
-    pub(in crate::int8) unsafe fn panel(isa: Isa, task: &PanelTask<'_>, finish: &QFinish<'_>) {
-        let columns = [(task.col, task.cols)];
+    pub(in crate::int8) unsafe fn panel(task: &PanelTask<'_>, finish: &QFinish<'_>) {
         // SAFETY: this function's contract.
-        unsafe {
-            match isa {
-                Isa::Avx512 => with_stores(finish, columns, dots::Tiles(task)),
-                _ => with_stores(finish, columns, pairs::Tiles(task)),
+        unsafe { with_stores(finish, [(task.col, task.cols)], task) };
+    }
+
+    impl WithStores<1> for &PanelTask<'_> {
+        #[inline(always)]
+        unsafe fn run<S: Store>(self, [store]: &[S; 1]) {
+            for tile in self.tiles() {
+                let first = tile.start;
+                // SAFETY: this function's contract and that of `panel`.
+                unsafe {
+                    match (self.x, tile.len()) {
+                        (ByteType::U8, 1) => one_u8(self, first, store),
+                        (ByteType::U8, 2) => two_u8(self, first, store),
+                        (ByteType::U8, 3) => three_u8(self, first, store),
+                        (ByteType::U8, 4) => four_u8(self, first, store),
+                        (ByteType::U8, _) => five_u8(self, first, store),
+                        (ByteType::I8, 1) => one_i8(self, first, store),
+                        (ByteType::I8, 2) => two_i8(self, first, store),
+                        (ByteType::I8, 3) => three_i8(self, first, store),
+                        (ByteType::I8, 4) => four_i8(self, first, store),
+                        (ByteType::I8, _) => five_i8(self, first, store),
+                    }
+                }
             }
         }
     }

@@ -9,7 +9,7 @@ use super::{
     steps::{Products, Run, run_direction},
 };
 use crate::{
-    Ctx, KernelError,
+    Ctx, Isa, KernelError,
     error::check_len,
     gemm::Clamp,
     int8::{
@@ -44,8 +44,13 @@ struct PackedDirection {
 }
 
 impl PackedQLstm {
-    /// Packs the weights of `shape` for an input of type `x`; steps and batch do not matter.
-    pub fn new(shape: &RecurrentShape, weights: QLstmWeights<'_>, x: ByteType) -> Result<PackedQLstm, KernelError> {
+    /// Packs the weights of `shape` for an input of type `x` and a level; steps and batch do not matter.
+    pub fn new(
+        isa: Isa,
+        shape: &RecurrentShape,
+        weights: QLstmWeights<'_>,
+        x: ByteType,
+    ) -> Result<PackedQLstm, KernelError> {
         let (d, i, h) = (shape.directions(), shape.input, shape.hidden);
         shape.check(NAME, "w", &[d, 4, h, i], weights.w.len())?;
         shape.check(NAME, "r", &[d, 4, h, h], weights.r.len())?;
@@ -53,7 +58,7 @@ impl PackedQLstm {
         let direction = |d: usize| {
             let w = &weights.w[d * g * i..(d + 1) * g * i];
             Ok(PackedDirection {
-                w: PackedQGemm::new(i, g, w, WeightLayout::Transposed, x)?,
+                w: PackedQGemm::new(isa, i, g, w, WeightLayout::Transposed, x)?,
                 r: QPanels::new(h, &weights.r[d * g * h..(d + 1) * g * h]),
             })
         };
