@@ -87,6 +87,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ("depthwise 144 56", Normal, square(1, [144, 144], 56, 3, 1, 144)),
         ("depthwise 384 14", Normal, square(1, [384, 384], 14, 3, 1, 384)),
         ("depthwise 960 7", Normal, square(1, [960, 960], 7, 3, 1, 960)),
+        ("depthwise 64 12", Normal, square(1, [64, 64], 12, 3, 1, 64)),
+        ("depthwise 64 8", Normal, square(1, [64, 64], 8, 3, 1, 64)),
+        ("depthwise 32 16", Normal, square(1, [32, 32], 16, 3, 1, 32)),
     ] {
         bench.convolution(name, weights, &s)?;
     }
@@ -106,7 +109,8 @@ impl Bench<'_> {
             return Ok(());
         }
         let [x, w, n] = [s.x_len(), s.w_len(), s.y_len()].map(Option::unwrap_or_default);
-        let (x, w, r, mut y) = (bytes(x), weights(kind, w), bytes(n), vec![0u8; n]);
+        let (mut x, w, mut r, mut y) = (bytes(x + LINE), weights(kind, w), bytes(n + LINE), bytes(n + LINE));
+        let [x, r, y] = [&mut x, &mut r, &mut y].map(|v| aligned(v));
         let chosen = PackedQConvLast::new(self.cx.isa, s, &w, ByteType::U8)?.op();
         let scale = vec![0.001; s.out_channels];
         let ops = 2.0 * n as f64 * (s.group_in() * s.kernel[0] * s.kernel[1]) as f64;
@@ -120,9 +124,9 @@ impl Bench<'_> {
                 continue;
             }
             let pick = if packed.op() == chosen { "*" } else { "" };
-            for (what, residual) in [("", None), (" + residual", Some(QResidual::Int(tensor(&r))))] {
+            for (what, residual) in [("", None), (" + residual", Some(QResidual::Int(tensor(r))))] {
                 let epilogue = QEpilogue { w_scale: &scale, bias: Some(&scale), residual, clamp: Clamp::RELU };
-                let seconds = best(|| qconv_last(self.cx, s, tensor(&x), &packed, &epilogue, QOut::U8(&mut y, grid)))?;
+                let seconds = best(|| qconv_last(self.cx, s, tensor(x), &packed, &epilogue, QOut::U8(y, grid)))?;
                 self.line(&format!("{name}{what} {}{pick}", packed.op()), ops, seconds);
             }
         }
@@ -157,6 +161,15 @@ impl Bench<'_> {
         let rate = ops / seconds / 1e9;
         println!("{name:<48} {:>9.1} us {rate:>7.1} GOP/s {:>6.1} %", seconds * 1e6, 100.0 * rate / self.peak);
     }
+}
+
+/// Bytes of a cache line, at which a program's values begin.
+const LINE: usize = 64;
+
+/// The bytes from the first line on; a line less than there are.
+fn aligned(bytes: &mut [u8]) -> &mut [u8] {
+    let (first, n) = (bytes.as_ptr().align_offset(LINE), bytes.len() - LINE);
+    &mut bytes[first..first + n]
 }
 
 fn bytes(n: usize) -> Vec<u8> {

@@ -6,6 +6,8 @@
 //! of at most 2¹⁶ integers, which starting from an offset moves onto those of i16. Pairs that keep this bound form a set; the
 //! sums of sets are widened and added in 32 bits. A task copies its windows, padding included.
 
+mod quads;
+
 use super::{
     epilogue::QFinish,
     steps::{STEP, Step, split},
@@ -17,6 +19,7 @@ use crate::{
     gemm::tile::{Acc, MR, NR},
     scratch::with_scratch,
 };
+use quads::Quads;
 use std::ops::Range;
 
 /// Channels of a panel.
@@ -40,6 +43,7 @@ pub(super) struct PackedDepthwise {
     /// What the offsets of its sets add to each channel's sum.
     shift: Vec<i32>,
     panels: Vec<Panel>,
+    quads: Option<Quads>,
 }
 
 /// The channels `first..first + 32`; the last panel may take some of the panel before it.
@@ -79,7 +83,7 @@ impl PackedDepthwise {
                 panels.push(Panel { first, sets });
             }
         }
-        PackedDepthwise { taps, w: w.to_vec(), shift, panels }
+        PackedDepthwise { taps, w: w.to_vec(), shift, panels, quads: Quads::new(s, w) }
     }
 
     /// How many parts of at least so many channels there are.
@@ -106,7 +110,7 @@ impl PackedDepthwise {
 
     pub(super) fn bytes(&self) -> usize {
         let pairs = self.panels.iter().flat_map(|p| &p.sets).map(|s| size_of_val(&s.pairs[..]));
-        self.w.len() + pairs.sum::<usize>()
+        self.w.len() + pairs.sum::<usize>() + self.quads.as_ref().map_or(0, Quads::bytes)
     }
 }
 
@@ -159,6 +163,12 @@ pub(super) fn run<const FLIP: bool>(
     finish: &QFinish<'_>,
 ) {
     let ([oh, ow], [_, kw]) = (s.output, s.kernel);
+    #[cfg(target_arch = "x86_64")]
+    if let (Isa::Avx512, Some(quads)) = (cx.isa.usable(), w.quads.as_ref().filter(|quads| quads.fits(ow)))
+        && quads::run::<FLIP>(cx, s, (x, fill), (quads, &w.shift), finish)
+    {
+        return;
+    }
     let per_image = (oh * ow).div_ceil(TASK_PIXELS).min(oh);
     let per_row = w.parts(TASK_RESULTS.div_ceil(oh * ow / per_image.max(1)));
     cx.pool.run(s.batch * per_image * per_row, &|task| {

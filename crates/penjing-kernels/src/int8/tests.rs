@@ -230,6 +230,37 @@ fn convolution(s: &ConvShape, x: &[i64], w: &[i8]) -> Vec<(i64, usize)> {
     sums
 }
 
+/// Channels that fill registers, that several pixels fill together, and neither; rows of pixels shorter than that; kernels of
+/// fewer, as many and more rows than are interleaved.
+#[test]
+fn depthwise_convolutions_are_exact() {
+    let kernels =
+        [([3, 3], [1, 1], [1, 1]), ([3, 3], [2, 2], [1, 1]), ([5, 5], [1, 1], [1, 1]), ([4, 2], [1, 3], [1, 1])];
+    let more = [([7, 7], [1, 1], [1, 1]), ([3, 3], [1, 1], [2, 2]), ([1, 1], [1, 1], [1, 1])];
+    for (kernel, stride, dilation) in kernels.into_iter().chain(more) {
+        for (channels, extent) in
+            [(16, [3, 9]), (48, [5, 6]), (64, [1, 2]), (72, [4, 3]), (144, [4, 5]), (128, [13, 12])]
+        {
+            let pad = kernel.map(|k| k / 2);
+            let pad = [pad[0], pad[1], pad[0], pad[1]];
+            let s = shape(2, channels, [channels; 2], extent, kernel, stride, dilation, pad);
+            let (n, x) = (s.y_len().unwrap(), bytes("x", s.x_len().unwrap()));
+            let w = weights("extreme", s.w_len().unwrap());
+            let reals = floats("residual", n, -3.0, 3.0);
+            let packed = pack(Isa::detect(), &s, &w, Method::Depthwise).unwrap();
+            check(
+                &format!("{s:?}"),
+                &x,
+                channels,
+                n,
+                &[None, Some(QResidual::F32(&reals)), None],
+                |cx, x, e, y| qconv_last(cx, &s, x, &packed[usize::from(x.data.byte_type() == ByteType::U8)], e, y),
+                |x| convolution(&s, x, &w),
+            );
+        }
+    }
+}
+
 #[test]
 fn winograds_method_is_exact_at_every_edge_of_a_tile() {
     for extent in [1, 2, 3, 5, 7] {
