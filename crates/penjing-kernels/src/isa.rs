@@ -127,6 +127,12 @@ pub(crate) fn prefetch<T>(at: *const T) {
     let _ = at;
 }
 
+/// [`prefetch`] of every line of a slice.
+#[inline(always)]
+pub(crate) fn prefetch_all(of: &[f32]) {
+    of.iter().step_by(16).for_each(|at| prefetch(at));
+}
+
 /// As [`prefetch`], to the first-level cache.
 #[inline(always)]
 pub(crate) fn prefetch_near<T>(at: *const T) {

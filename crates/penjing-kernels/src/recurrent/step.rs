@@ -15,6 +15,9 @@ use std::ops::Range;
 /// Rows from which a register tile is worth its sums' way through memory.
 const MANY: usize = 4;
 
+/// Units of a task with many rows: few enough for eight threads to share a step of 512.
+const TASK_UNITS: usize = 64;
+
 /// Recurrent weights packed for the rows of a step.
 pub(crate) enum StepWeights<'a> {
     /// For few rows.
@@ -54,6 +57,14 @@ pub(crate) fn with_step_weights<R>(
 }
 
 impl StepWeights<'_> {
+    /// [`Panels::task_units`].
+    pub(crate) fn task_units(&self, rows: usize) -> usize {
+        match self {
+            StepWeights::Few { panels, .. } => panels.task_units(rows),
+            StepWeights::Many { .. } => TASK_UNITS,
+        }
+    }
+
     /// [`Panels::product`].
     pub(crate) fn product(&self, cx: Ctx<'_>, x: &[f32], units: Range<usize>, sums: &mut [f32], stride: usize) {
         let (gates, weights) = match *self {

@@ -2,8 +2,8 @@
 
 use crate::{
     Ctx, KernelError,
-    gemm::{Accumulate, Epilogue, GemmShape, Mat, Rhs, gemm},
-    isa::{Math, per_isa},
+    gemm::{Accumulate, Epilogue, GemmShape, Mat, Rhs, gemm, transpose::transpose},
+    isa::{Math, per_isa, prefetch_all},
     math::tanh,
     pool::Disjoint,
     recurrent::{
@@ -19,6 +19,8 @@ const NAME: &str = "lstm_grad";
 
 /// Gate columns of one task of a bias gradient.
 const BIAS_COLS: usize = 256;
+/// Gate columns that a task turns into rows.
+const TURNED: usize = 32;
 
 /// What the backward pass reads: operands and results of the forward pass, and the gradients of its results.
 #[derive(Clone, Copy, Debug)]
@@ -88,7 +90,7 @@ pub fn lstm_grad(
         let panels = Panels { depth: g, units: h, gates: 1, width: 4 };
         let r = Mat::rows(&tape.r[d * g * h..(d + 1) * g * h], h);
         with_step_weights(cx, panels, r, batch, |r| {
-            Pass { cx, shape, tape, d, w, r, panels }.run(LstmGrads {
+            Pass { cx, shape, tape, d, w, r }.run(LstmGrads {
                 dx,
                 dw: &mut dw[d * g * i..(d + 1) * g * i],
                 dr: &mut dr[d * g * h..(d + 1) * g * h],
@@ -142,7 +144,6 @@ struct Pass<'a> {
     w: &'a [f32],
     /// `[4H, H]`
     r: &'a StepWeights<'a>,
-    panels: Panels,
 }
 
 impl Pass<'_> {
@@ -190,7 +191,7 @@ impl Pass<'_> {
         let (batch, n) = (self.shape.batch, self.shape.hidden);
         let start = self.shape.times(self.d, taken).start;
         let row = |s: usize| (self.shape.time(self.d, s) - start) * batch * 4 * n;
-        let units = self.panels.task_units(batch);
+        let units = self.r.task_units(batch);
         let (dpre, dh, dc) = (Disjoint::new(dpre), Disjoint::new(dh), Disjoint::new(dc));
         // A round multiplies the gate gradients of the step after its own: one round more than steps.
         self.cx.pool.run_rounds(taken.len() + 1, n.div_ceil(units), &|round, task| {
@@ -198,6 +199,9 @@ impl Pass<'_> {
             if round > 0 {
                 // SAFETY: written in the round before.
                 let after = unsafe { dpre.read(row(taken.end - round), batch * 4 * n) };
+                if round < taken.len() {
+                    self.fetch(taken.end - 1 - round, &own);
+                }
                 with_scratch::<f32, _>(batch * units, |sums| {
                     self.r.product(self.cx, after, own.clone(), sums, units);
                     for (b, sums) in sums.chunks_exact(units).enumerate() {
@@ -214,24 +218,58 @@ impl Pass<'_> {
         });
     }
 
+    /// Asks for what [`cells`](Self::cells) will read, so that it comes nearer meanwhile.
+    fn fetch(&self, s: usize, own: &Range<usize>) {
+        let (n, batch) = (self.shape.hidden, self.shape.batch);
+        let t = self.shape.time(self.d, s);
+        let kept = &self.tape.reserve[self.shape.row(t, self.d, 5 * n)..][..5 * n * batch];
+        let dy = &self.tape.dy[self.shape.row(t, self.d, n)..][..n * batch];
+        kept.chunks_exact(n).chain(dy.chunks_exact(n)).for_each(|row| prefetch_all(&row[own.clone()]));
+    }
+
     /// The units `own` of step `s`, whose gate gradients begin at `row` of `dpre`.
     fn cells(&self, s: usize, own: &Range<usize>, row: usize, [dpre, dh, dc]: [&Disjoint<'_, f32>; 3]) {
-        let (n, len) = (self.shape.hidden, own.len());
+        let (n, len, batch) = (self.shape.hidden, own.len(), self.shape.batch);
         let t = self.shape.time(self.d, s);
         let (_, c_before, c_stride) = self.before(s);
-        for b in 0..self.shape.batch {
-            let kept = &self.tape.reserve[self.shape.row(t, self.d, 5 * n) + b * 5 * n + own.start..];
-            let kept = std::array::from_fn(|slot| &kept[slot * n..][..len]);
-            let dy = &self.tape.dy[self.shape.row(t, self.d, n) + b * n + own.start..][..len];
-            let c_before = &c_before[b * c_stride + own.start..][..len];
-            // SAFETY: every task has units, and every round a time, of its own.
-            unsafe {
-                let (dh, dc) = (dh.read(b * n + own.start, len), dc.slice(b * n + own.start, len));
-                let at = row + b * 4 * n + own.start;
-                let dpre = [0, 1, 2, 3].map(|gate| dpre.slice(at + gate * n, len));
-                cell_grad(self.cx.isa, kept, c_before, dy, dh, dc, dpre);
+        // All rows together: a row's part of a task alone is too short a loop.
+        with_scratch::<f32, _>(13 * batch * len, |memory| {
+            let mut parts = memory.chunks_exact_mut(batch * len);
+            let mut flat: [&mut [f32]; 13] = std::array::from_fn(|_| parts.next().expect("13 parts"));
+            for b in 0..batch {
+                let mut set = |slot: usize, from: &[f32]| flat[slot][b * len..][..len].copy_from_slice(&from[..len]);
+                let kept = &self.tape.reserve[self.shape.row(t, self.d, 5 * n) + b * 5 * n + own.start..];
+                (0..5).for_each(|slot| set(slot, &kept[slot * n..]));
+                set(5, &c_before[b * c_stride + own.start..]);
+                set(6, &self.tape.dy[self.shape.row(t, self.d, n) + b * n + own.start..]);
+                // SAFETY: every task has units of its own.
+                unsafe {
+                    set(7, dh.read(b * n + own.start, len));
+                    set(8, dc.read(b * n + own.start, len));
+                }
             }
-        }
+            let [i, o, f, g, c, c_before, dy, dh, dc_of_all, di, d_o, df, dg] = flat;
+            cell_grad(
+                self.cx.isa,
+                [i, o, f, g, c],
+                c_before,
+                dy,
+                dh,
+                dc_of_all,
+                [&mut *di, &mut *d_o, &mut *df, &mut *dg],
+            );
+            for b in 0..batch {
+                let part = b * len..(b + 1) * len;
+                let at = row + b * 4 * n + own.start;
+                // SAFETY: every task has units, and every round a time, of its own.
+                unsafe {
+                    dc.slice(b * n + own.start, len).copy_from_slice(&dc_of_all[part.clone()]);
+                    for (gate, of) in [&*di, &*d_o, &*df, &*dg].into_iter().enumerate() {
+                        dpre.slice(at + gate * n, len).copy_from_slice(&of[part.clone()]);
+                    }
+                }
+            }
+        });
     }
 
     /// A block's part of the gradients of w and r, which it overwrites or adds to, and of x and the bias.
@@ -251,11 +289,17 @@ impl Pass<'_> {
         let shape = GemmShape { m: rows, n: input, k: gates };
         let (left, w) = (Mat::rows(dpre, gates), Rhs::Plain(Mat::rows(self.w, input)));
         gemm(self.cx, shape, left, w, &epilogue(of_x), &mut dx[part.clone()], input)?;
-        let left = Mat::transposed(dpre, gates);
-        let x = Rhs::Plain(Mat::rows(&self.tape.x[part], input));
-        gemm(self.cx, GemmShape { m: gates, n: input, k: rows }, left, x, &epilogue(accumulate), dw, input)?;
-        let h = Rhs::Plain(Mat::rows(h_before, hidden));
-        gemm(self.cx, GemmShape { m: gates, n: hidden, k: rows }, left, h, &epilogue(accumulate), dr, hidden)?;
+        with_scratch::<f32, _>(gates * rows, |turned| {
+            self.cx.pool.run_chunks(turned, TURNED * rows, &|i, out| {
+                let count = out.len() / rows;
+                transpose(self.cx.isa, [rows, count], &dpre[i * TURNED..], gates, out, rows);
+            });
+            let left = Mat::rows(turned, rows);
+            let x = Rhs::Plain(Mat::rows(&self.tape.x[part], input));
+            gemm(self.cx, GemmShape { m: gates, n: input, k: rows }, left, x, &epilogue(accumulate), dw, input)?;
+            let h = Rhs::Plain(Mat::rows(h_before, hidden));
+            gemm(self.cx, GemmShape { m: gates, n: hidden, k: rows }, left, h, &epilogue(accumulate), dr, hidden)
+        })?;
         self.cx.pool.run_chunks(db, BIAS_COLS, &|c, out| add_columns(self.cx.isa, &dpre[c * BIAS_COLS..], gates, out));
         Ok(())
     }

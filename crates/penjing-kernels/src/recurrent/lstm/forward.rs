@@ -155,13 +155,13 @@ pub fn lstm(
                 let p = &packed.directions[d];
                 let r = &StepWeights::Few { panels, packed: bytemuck::cast_slice(&p.r) };
                 let w = Rhs::Packed(&p.w);
-                run_direction(cx, shape, d, &Direction { cx, shape, x, w, r, bias: &p.bias, panels }, run)?;
+                run_direction(cx, shape, d, &Direction { cx, shape, x, w, r, bias: &p.bias }, run)?;
             }
             LstmWeights::Plain(all) => {
                 let Weights { w, r, b } = all.direction(shape, d);
                 let (w, bias) = (Rhs::Plain(Mat::transposed(w, input)), &sum_of_biases(b));
                 with_step_weights(cx, panels, Mat::transposed(r, hidden), batch, |r| {
-                    run_direction(cx, shape, d, &Direction { cx, shape, x, w, r, bias, panels }, run)
+                    run_direction(cx, shape, d, &Direction { cx, shape, x, w, r, bias }, run)
                 })?;
             }
         }
@@ -178,8 +178,6 @@ struct Direction<'a> {
     r: &'a StepWeights<'a>,
     /// Sum of both biases: `[4H]`.
     bias: &'a [f32],
-    /// How `r` lies where rows are few.
-    panels: Panels,
 }
 
 impl Products for Direction<'_> {
@@ -196,6 +194,6 @@ impl Products for Direction<'_> {
     }
 
     fn task_units(&self) -> usize {
-        self.panels.task_units(self.shape.batch)
+        self.r.task_units(self.shape.batch)
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::{
     Ctx, KernelError,
-    isa::{Math, per_isa},
+    isa::{Math, per_isa, prefetch_all},
     math::{sigmoid, tanh},
     pool::Disjoint,
     recurrent::RecurrentShape,
@@ -61,23 +61,47 @@ pub(super) fn run_direction(
                     // SAFETY: the hidden states of the step before, written in an earlier round.
                     Some(p) => unsafe { y.read(shape.row(shape.time(d, p), d, hidden), state) },
                 };
-                with_scratch::<f32, _>(batch * 4 * units, |sums| {
+                let len = batch * own.len();
+                with_scratch::<f32, _>(batch * 4 * units + 6 * len, |memory| {
+                    let (sums, flat) = memory.split_at_mut(batch * 4 * units);
+                    let (gates_of_all, states) = flat.split_at_mut(4 * len);
+                    let (c_of_all, h_of_all) = states.split_at_mut(len);
+                    // What is read after the product comes nearer during it.
+                    for gate in pre[(t - times.start) * batch * gates..][..batch * gates].chunks_exact(hidden) {
+                        prefetch_all(&gate[own.clone()]);
+                    }
                     products.of_hidden(h, &own, sums, units);
-                    for (b, sums) in sums.chunks_exact_mut(4 * units).enumerate() {
+                    // All rows of a gate together: a row's part of a task alone is too short a loop.
+                    for (b, sums) in sums.chunks_exact(4 * units).enumerate() {
                         let pre = &pre[((t - times.start) * batch + b) * gates..][..gates];
-                        add_gates(cx.isa, &pre[own.start..], hidden, sums, units, own.len());
+                        add_gates(
+                            cx.isa,
+                            sums,
+                            units,
+                            &pre[own.start..],
+                            hidden,
+                            &mut gates_of_all[b * own.len()..],
+                            len,
+                            own.len(),
+                        );
+                        // SAFETY: every task has units of its own.
+                        let c = unsafe { c.slice(b * hidden + own.start, own.len()) };
+                        c_of_all[b * own.len()..][..own.len()].copy_from_slice(c);
+                    }
+                    cell(cx.isa, gates_of_all, c_of_all, h_of_all);
+                    for b in 0..batch {
                         let row = shape.row(t, d, hidden) + b * hidden;
+                        let part = b * own.len()..(b + 1) * own.len();
                         // SAFETY: every task has units, and every round a time, of its own.
                         unsafe {
-                            let c = c.slice(b * hidden + own.start, own.len());
-                            cell(cx.isa, sums, units, c, y.slice(row + own.start, own.len()));
+                            c.slice(b * hidden + own.start, own.len()).copy_from_slice(&c_of_all[part.clone()]);
+                            y.slice(row + own.start, own.len()).copy_from_slice(&h_of_all[part.clone()]);
                             if let Some(reserve) = &reserve {
-                                let at = 5 * row + own.start;
+                                let kept = |slot: usize| reserve.slice(5 * row + slot * hidden + own.start, own.len());
                                 for gate in 0..4 {
-                                    let kept = reserve.slice(at + gate * hidden, own.len());
-                                    kept.copy_from_slice(&sums[gate * units..][..own.len()]);
+                                    kept(gate).copy_from_slice(&gates_of_all[gate * len..][part.clone()]);
                                 }
-                                reserve.slice(at + 4 * hidden, own.len()).copy_from_slice(c);
+                                kept(4).copy_from_slice(&c_of_all[part.clone()]);
                             }
                         }
                     }
@@ -91,39 +115,54 @@ pub(super) fn run_direction(
 }
 
 per_isa! {
-    /// Adds the first `n` elements of each gate of `pre` to those of `sums`; the gates are `stride` and `units` apart.
-    fn add_gates(pre: &[f32], stride: usize, sums: &mut [f32], units: usize, n: usize) = add_gates_body
+    /// `out[gate] = sums[gate] + pre[gate]`, `n` elements each; the gates are so many elements apart.
+    fn add_gates(
+        sums: &[f32],
+        sums_stride: usize,
+        pre: &[f32],
+        pre_stride: usize,
+        out: &mut [f32],
+        out_stride: usize,
+        n: usize,
+    ) = add_gates_body
 }
 
 #[inline(always)]
-fn add_gates_body<M: Math>(pre: &[f32], stride: usize, sums: &mut [f32], units: usize, n: usize) {
+fn add_gates_body<M: Math>(
+    sums: &[f32],
+    sums_stride: usize,
+    pre: &[f32],
+    pre_stride: usize,
+    out: &mut [f32],
+    out_stride: usize,
+    n: usize,
+) {
     for gate in 0..4 {
-        let (pre, sums) = (&pre[gate * stride..][..n], &mut sums[gate * units..][..n]);
+        let (sums, pre) = (&sums[gate * sums_stride..][..n], &pre[gate * pre_stride..][..n]);
+        let out = &mut out[gate * out_stride..][..n];
         for j in 0..n {
-            sums[j] += pre[j];
+            out[j] = sums[j] + pre[j];
         }
     }
 }
 
 per_isa! {
-    /// Some units of one row: `gates`, `stride` apart, become the activated gates, `c` and `h` the new states.
-    fn cell(gates: &mut [f32], stride: usize, c: &mut [f32], h: &mut [f32]) = cell_body
+    /// Some units: `gates` `[4, n]` become the activated gates, `c` and `h` the new states.
+    fn cell(gates: &mut [f32], c: &mut [f32], h: &mut [f32]) = cell_body
 }
 
 /// Several short loops over few slices each, because the compiler vectorises those.
 #[inline(always)]
-fn cell_body<M: Math>(gates: &mut [f32], stride: usize, c: &mut [f32], h: &mut [f32]) {
+fn cell_body<M: Math>(gates: &mut [f32], c: &mut [f32], h: &mut [f32]) {
     let n = h.len();
     // No closures: the compiler would leave them outside the function that has the instruction set.
-    for gate in 0..3 {
-        for v in gates[gate * stride..][..n].iter_mut() {
-            *v = sigmoid::<M>(*v);
-        }
+    for v in gates[..3 * n].iter_mut() {
+        *v = sigmoid::<M>(*v);
     }
-    for v in gates[3 * stride..][..n].iter_mut() {
+    for v in gates[3 * n..][..n].iter_mut() {
         *v = tanh::<M>(*v);
     }
-    let (i, o, f, g) = (&gates[..n], &gates[stride..][..n], &gates[2 * stride..][..n], &gates[3 * stride..][..n]);
+    let (i, o, f, g) = (&gates[..n], &gates[n..][..n], &gates[2 * n..][..n], &gates[3 * n..][..n]);
     let c = &mut c[..n];
     for j in 0..n {
         c[j] = M::fma(f[j], c[j], i[j] * g[j]);
