@@ -1,7 +1,6 @@
 //! Depthwise convolution: every channel by itself, a register of neighbouring channels at a time, several outputs of a row at once.
 //!
-//! The input is read where it lies. Taps in the padding are left out: rows by their range, columns by treating the outputs
-//! whose windows reach over an edge one by one.
+//! The input is read where it lies. Kernel rows in the padding are left out, columns in the padding read as zeros.
 
 use super::{ConvEpilogue, output::Output};
 use crate::{
@@ -14,12 +13,16 @@ use crate::{
 use std::ops::Range;
 
 /// Results of a task that [`run`] aims at.
-const TASK_RESULTS: usize = 8192;
+const TASK_RESULTS: usize = 1 << 14;
 /// Outputs of a row that are computed at once.
-const WIDE: usize = 4;
+const RUN: usize = 4;
+/// The same where there are registers enough.
+const LONG_RUN: usize = 8;
 /// Most columns that they read: kernels of width 5 that move by two.
-const WIDEST: usize = (WIDE - 1) * 2 + 5;
+const WIDEST: usize = (LONG_RUN - 1) * 2 + 5;
 
+/// Elements that the first-level cache holds beside weights and results.
+const NEAR: usize = 6 << 10;
 /// Elements of an x that a core's own cache does not hold.
 const FAR: usize = 1 << 18;
 /// Elements of a cache line.
@@ -47,17 +50,25 @@ pub(crate) fn run(cx: Ctx<'_>, s: &ConvShape, x: &[f32], w: &[f32], e: &ConvEpil
     let per_image = oh.div_ceil(rows);
     let zeros = if e.bias.is_none() { vec![0.0; s.groups] } else { Vec::new() };
     let output = Output::new(s, e, &zeros, y);
+    // What several rows of outputs read of some channels stays in the first-level cache from row to row, unless x comes from far away:
+    // that is read as it lies.
+    let far = x.len() >= FAR;
+    let read = s.kernel[0] * s.input[1].max(1);
+    let chunk = if far { s.groups } else { (NEAR / read / MOST_LANES * MOST_LANES).max(MOST_LANES) };
     cx.pool.run(s.batch * per_image, &|t| {
         let (image, part) = (t / per_image, t % per_image);
-        for i in oh * part / per_image..oh * (part + 1) / per_image {
-            let first = (image * oh + i) * ow;
-            let row = Row { s, x, w, output: &output, first, far: x.len() >= FAR };
-            // SAFETY: lengths were checked by `conv_last`, the line is one of the image's, and each row belongs to one task.
-            unsafe {
-                each_output(cx.isa, &row, &Line::new(s, image, i));
-                output.finish(cx.isa, first..first + ow, 0..s.out_channels);
+        let rows = oh * part / per_image..oh * (part + 1) / per_image;
+        for channels in (0..s.groups).step_by(chunk).map(|first| first..s.groups.min(first + chunk)) {
+            for i in rows.clone() {
+                let row = Row { s, x, w, output: &output, first: (image * oh + i) * ow, far };
+                // SAFETY: lengths were checked by `conv_last`, the line is one of the image's, and each row belongs to one task.
+                unsafe { each_output(cx.isa, &row, &Line::new(s, image, i), channels.clone()) };
             }
         }
+        // SAFETY: as above.
+        unsafe {
+            output.finish(cx.isa, (image * oh + rows.start) * ow..(image * oh + rows.end) * ow, 0..s.out_channels)
+        };
     });
 }
 
@@ -67,8 +78,6 @@ struct Line {
     start: usize,
     /// Kernel rows inside the image.
     taps: Range<usize>,
-    /// Outputs whose whole windows lie inside the image's columns.
-    inside: Range<usize>,
 }
 
 impl Line {
@@ -76,12 +85,8 @@ impl Line {
         let ([h, w], c) = (s.input, s.in_channels);
         let taps = valid_taps(s, 0, row);
         let y = (row * s.stride[0] + taps.start * s.dilation[0]).saturating_sub(s.pad[0]);
-        // Outputs whose first tap and whose last tap lie inside.
-        let reach = (s.kernel[1] - 1) * s.dilation[1];
-        let first = s.pad[1].div_ceil(s.stride[1]);
-        let end = (w + s.pad[1]).saturating_sub(reach).div_ceil(s.stride[1]).min(s.output[1]);
         let start = if taps.is_empty() { 0 } else { (image * h + y) * w * c };
-        Line { start, taps, inside: first..end.max(first) }
+        Line { start, taps }
     }
 }
 
@@ -95,46 +100,38 @@ fn valid_taps(s: &ConvShape, axis: usize, o: usize) -> Range<usize> {
 }
 
 per_lanes! {
-    /// Computes a row of outputs: a few at once, all channels.
+    /// Computes some channels of a row of outputs, which begin with a register: a few outputs at once.
     ///
     /// # Safety
     /// The operands have the lengths that `row.s` implies, and `line` is a row of it.
-    unsafe fn each_output(row: &Row<'_>, line: &Line) = each_output_body
+    unsafe fn each_output(row: &Row<'_>, line: &Line, channels: Range<usize>) = each_output_body
 }
 
 #[inline(always)]
-unsafe fn each_output_body<V: Lanes>(row: &Row<'_>, line: &Line) {
+unsafe fn each_output_body<V: Lanes>(row: &Row<'_>, line: &Line, channels: Range<usize>) {
     let s = row.s;
     // Plain loops and functions that are always inlined: a closure would not be compiled for the level.
     let mut j = 0;
     while j < s.output[1] {
-        // SAFETY: the caller's contract; windows of outputs in `line.inside` lie inside the image's columns.
+        let left = s.output[1] - j;
+        // SAFETY: the caller's contract; the outputs exist.
         unsafe {
-            if !line.inside.contains(&j) {
-                let cols = valid_taps(s, 1, j);
-                let first = (j * s.stride[1] + cols.start * s.dilation[1]).saturating_sub(s.pad[1]);
-                row.one::<V>(line, j, first, cols);
-                j += 1;
-                continue;
-            }
-            let first = j * s.stride[1] - s.pad[1];
-            if j + WIDE > line.inside.end {
-                row.one::<V>(line, j, first, 0..s.kernel[1]);
-                j += 1;
-                continue;
-            }
-            match (s.kernel[1], s.stride[1], s.dilation[1]) {
-                (3, 1, 1) => row.wide::<V, 3, 1>(line, j, first),
-                (3, 2, 1) => row.wide::<V, 3, 2>(line, j, first),
-                (5, 1, 1) => row.wide::<V, 5, 1>(line, j, first),
-                (5, 2, 1) => row.wide::<V, 5, 2>(line, j, first),
-                _ => {
-                    for p in 0..WIDE {
-                        row.one::<V>(line, j + p, first + p * s.stride[1], 0..s.kernel[1]);
-                    }
+            j += match (s.kernel[1], s.stride[1], s.dilation[1]) {
+                (3, 1, 1) if V::LANES == MOST_LANES && left > RUN => {
+                    row.run::<V, 3, 1, LONG_RUN>(line, j, channels.clone())
                 }
+                (3, 2, 1) if V::LANES == MOST_LANES && left > RUN => {
+                    row.run::<V, 3, 2, LONG_RUN>(line, j, channels.clone())
+                }
+                (5, 1, 1) if V::LANES == MOST_LANES && left > RUN => {
+                    row.run::<V, 5, 1, LONG_RUN>(line, j, channels.clone())
+                }
+                (3, 1, 1) => row.run::<V, 3, 1, RUN>(line, j, channels.clone()),
+                (3, 2, 1) => row.run::<V, 3, 2, RUN>(line, j, channels.clone()),
+                (5, 1, 1) => row.run::<V, 5, 1, RUN>(line, j, channels.clone()),
+                (5, 2, 1) => row.run::<V, 5, 2, RUN>(line, j, channels.clone()),
+                _ => row.one::<V>(line, j, channels.clone()),
             }
-            j += WIDE;
         }
     }
 }
@@ -154,63 +151,105 @@ struct Row<'a> {
 }
 
 impl Row<'_> {
-    /// [`WIDE`] outputs from `j` on of a kernel of width KW with stride S; the first reads columns from `first` on.
+    /// Up to P outputs from `j` on of a kernel of width KW with stride S; their number.
     ///
     /// # Safety
-    /// Their windows lie inside the image's columns; the contract of [`each_output`].
+    /// Output `j` exists; the contract of [`each_output`].
     #[inline(always)]
-    unsafe fn wide<V: Lanes, const KW: usize, const S: usize>(&self, line: &Line, j: usize, first: usize) {
+    unsafe fn run<V: Lanes, const KW: usize, const S: usize, const P: usize>(
+        &self,
+        line: &Line,
+        j: usize,
+        channels: Range<usize>,
+    ) -> usize {
+        let columns = (P - 1) * S + KW;
+        let outputs = P.min(self.s.output[1] - j);
+        // Columns of the run that lie inside the image.
+        let before = self.s.pad[1].saturating_sub(j * S);
+        let inside = before..columns.min((self.s.input[1] + self.s.pad[1]).saturating_sub(j * S));
+        let whole = channels.start..channels.start + channels.len() / V::LANES * V::LANES;
+        // SAFETY: this function's contract.
+        unsafe {
+            if inside == (0..columns) && outputs == P {
+                self.blocks::<V, KW, S, P, false>(line, j, outputs, inside, whole.clone());
+            } else {
+                self.blocks::<V, KW, S, P, true>(line, j, outputs, inside, whole.clone());
+            }
+            if whole.end < channels.end {
+                for j in j..j + outputs {
+                    self.block::<V>(line, j, whole.end);
+                }
+            }
+        }
+        outputs
+    }
+
+    /// The channels `whole` of a run, which fill registers; `EDGE` where some of its columns lie outside the image or some of its outputs do not
+    /// exist.
+    ///
+    /// # Safety
+    /// As [`run`](Self::run); the columns `inside` lie inside the image, and `outputs` exist.
+    #[inline(always)]
+    unsafe fn blocks<V: Lanes, const KW: usize, const S: usize, const P: usize, const EDGE: bool>(
+        &self,
+        line: &Line,
+        j: usize,
+        outputs: usize,
+        inside: Range<usize>,
+        whole: Range<usize>,
+    ) {
         let c = self.s.groups;
-        let whole = c / V::LANES * V::LANES;
-        for block in (0..whole).step_by(V::LANES) {
+        let first = (j * S).wrapping_sub(self.s.pad[1]);
+        // SAFETY: this function's contract.
+        let writer = unsafe { self.output.writer::<V>() };
+        for block in whole.step_by(V::LANES) {
             // SAFETY: this function's contract; a register's channels from `block` on exist.
             unsafe {
-                let mut acc = [self.output.bias::<V>(block, V::LANES); WIDE];
+                let mut acc = [self.output.bias::<V>(block, V::LANES); P];
                 for ky in line.taps.clone() {
                     let x = self.at(line, ky, first, block);
                     let w = self.weights(ky, block);
                     // The next columns of the rows that the line before did not read.
                     if S > 1 && self.far && ky + S >= line.taps.end {
-                        let next = self.at(line, ky, first + (WIDE - 1) * S + KW, block * WIDE * S);
-                        for at in (0..WIDE * S * V::LANES).step_by(CACHE_LINE) {
+                        let next = self.at(line, ky, first.wrapping_add((P - 1) * S + KW), block * P * S);
+                        for at in (0..P * S * V::LANES).step_by(CACHE_LINE) {
                             prefetch(next.wrapping_add(at));
                         }
                     }
                     // Windows overlap: each column is loaded once.
                     let mut columns = [V::splat(0.0); WIDEST];
-                    for i in 0..(WIDE - 1) * S + KW {
-                        columns[i] = V::load(x.add(i * c));
+                    for i in 0..(P - 1) * S + KW {
+                        if !EDGE || inside.contains(&i) {
+                            columns[i] = V::load(x.wrapping_add(i * c));
+                        }
                     }
                     for kx in 0..KW {
                         let w = V::load(w.add(kx * MOST_LANES));
-                        for p in 0..WIDE {
+                        for p in 0..P {
                             acc[p] = columns[p * S + kx].fma(w, acc[p]);
                         }
                     }
                 }
-                for p in 0..WIDE {
-                    self.output.put(self.first + j + p, block, V::LANES, acc[p]);
+                for p in 0..P {
+                    if !EDGE || p < outputs {
+                        writer.put(self.first + j + p, block, V::LANES, acc[p]);
+                    }
                 }
-            }
-        }
-        if whole < c {
-            for p in 0..WIDE {
-                // SAFETY: this function's contract.
-                unsafe { self.block::<V>(line, j + p, first + p * S, 0..KW, whole) };
             }
         }
     }
 
-    /// Output `j` over the kernel columns `cols`, the first of which is at column `first`.
+    /// Output `j`; 1.
     ///
     /// # Safety
-    /// Those columns lie inside the image; the contract of [`each_output`].
+    /// It exists; the contract of [`each_output`].
     #[inline(always)]
-    unsafe fn one<V: Lanes>(&self, line: &Line, j: usize, first: usize, cols: Range<usize>) {
-        for block in (0..self.s.groups).step_by(V::LANES) {
+    unsafe fn one<V: Lanes>(&self, line: &Line, j: usize, channels: Range<usize>) -> usize {
+        for block in channels.step_by(V::LANES) {
             // SAFETY: this function's contract.
-            unsafe { self.block::<V>(line, j, first, cols.clone(), block) };
+            unsafe { self.block::<V>(line, j, block) };
         }
+        1
     }
 
     /// As [`one`](Self::one), of a register's channels from `block` on or what is left of them.
@@ -218,7 +257,9 @@ impl Row<'_> {
     /// # Safety
     /// As [`one`](Self::one).
     #[inline(always)]
-    unsafe fn block<V: Lanes>(&self, line: &Line, j: usize, first: usize, cols: Range<usize>, block: usize) {
+    unsafe fn block<V: Lanes>(&self, line: &Line, j: usize, block: usize) {
+        let cols = valid_taps(self.s, 1, j);
+        let first = (j * self.s.stride[1] + cols.start * self.s.dilation[1]).saturating_sub(self.s.pad[1]);
         let lanes = V::LANES.min(self.s.groups - block);
         // SAFETY: this function's contract.
         unsafe {
@@ -232,15 +273,16 @@ impl Row<'_> {
                     acc = v.fma(V::load(w.add(kx * MOST_LANES)), acc);
                 }
             }
-            self.output.put(self.first + j, block, lanes, acc);
+            self.output.writer::<V>().put(self.first + j, block, lanes, acc);
         }
     }
 
-    /// Channel `block` of the input column `first`, in the input row of kernel row `ky`.
+    /// Channel `block` of the input column `first`, which may lie before the image's, in the input row of kernel row `ky`.
     #[inline(always)]
     fn at(&self, line: &Line, ky: usize, first: usize, block: usize) -> *const f32 {
         let rows = (ky - line.taps.start) * self.s.dilation[0];
-        self.x.as_ptr().wrapping_add(line.start + (rows * self.s.input[1] + first) * self.s.groups + block)
+        let column = (rows * self.s.input[1]).wrapping_add(first).wrapping_mul(self.s.groups);
+        self.x.as_ptr().wrapping_add(line.start + block).wrapping_add(column)
     }
 
     /// The weights of kernel row `ky`.

@@ -8,7 +8,7 @@ use crate::{
     lanes::Lanes,
     pool::Disjoint,
 };
-use std::ops::Range;
+use std::{ops::Range, ptr};
 
 /// y `[pixels, channels]` and what is done to a sum before it is stored.
 pub(crate) struct Output<'a> {
@@ -43,23 +43,16 @@ impl<'a> Output<'a> {
         unsafe { V::load_part(self.bias.as_ptr().add(channel), lanes) }
     }
 
-    /// Stores sums that hold the bias already: `lanes` channels of a pixel of the batch.
+    /// What stores registers of sums.
     ///
     /// # Safety
-    /// They exist, and no other task stores to that pixel.
+    /// The host has the lanes' instructions.
     #[inline(always)]
-    pub(crate) unsafe fn put<V: Lanes>(&self, pixel: usize, channel: usize, lanes: usize, v: V) {
-        let at = pixel * self.channels + channel;
-        // SAFETY: this function's contract; a value of V proves the level.
-        unsafe {
-            let v = match self.residual {
-                Some(r) => v.add(V::load_part(r.as_ptr().add(at), lanes)),
-                None => v,
-            };
-            let v = v.clamp(V::splat(self.clamp.min), V::splat(self.clamp.max));
-            let to = self.y.as_ptr().add(at);
-            if lanes == V::LANES { v.store(to) } else { v.store_part(to, lanes) }
-        }
+    pub(crate) unsafe fn writer<V: Lanes>(&self) -> Writer<V> {
+        // SAFETY: this function's contract.
+        let [min, max] = [self.clamp.min, self.clamp.max].map(|v| unsafe { V::splat(v) });
+        let residual = self.residual.map_or(ptr::null(), <[f32]>::as_ptr);
+        Writer { y: self.y.as_ptr(), residual, channels: self.channels, min, max }
     }
 
     /// What is left to do when these channels of `pixels` are stored.
@@ -73,6 +66,34 @@ impl<'a> Output<'a> {
             // SAFETY: this function's contract; `slice` checks the range.
             let y = unsafe { self.y.slice(first * self.channels + channels.start, each * channels.len()) };
             smooth.apply(isa, y);
+        }
+    }
+}
+
+/// A copy of what storing needs, which no store can change: the compiler keeps it in registers.
+#[derive(Clone, Copy)]
+pub(crate) struct Writer<V> {
+    y: *mut f32,
+    /// Null where there is none.
+    residual: *const f32,
+    channels: usize,
+    min: V,
+    max: V,
+}
+
+impl<V: Lanes> Writer<V> {
+    /// Stores sums that hold the bias already: `lanes` channels of a pixel of the batch.
+    ///
+    /// # Safety
+    /// They exist, and no other task stores to that pixel.
+    #[inline(always)]
+    pub(crate) unsafe fn put(&self, pixel: usize, channel: usize, lanes: usize, v: V) {
+        let at = pixel * self.channels + channel;
+        // SAFETY: this function's contract; a value of V proves the level.
+        unsafe {
+            let v = if self.residual.is_null() { v } else { v.add(V::load_part(self.residual.add(at), lanes)) };
+            let (v, to) = (v.clamp(self.min, self.max), self.y.add(at));
+            if lanes == V::LANES { v.store(to) } else { v.store_part(to, lanes) }
         }
     }
 }

@@ -387,6 +387,8 @@ unsafe fn outputs<V: Lanes, F: Form<T, M>, const T: usize, const M: usize>(t: &O
     let ow = t.tiles.s.output[1];
     let panel = part.block.len() * NR;
     let matrix = matrix(part.outputs.len().div_ceil(NR) * panel);
+    // SAFETY: this function's contract.
+    let writer = unsafe { t.output.writer::<V>() };
     for tile in part.tiles.clone() {
         let (pixel, [rows, cols]) = t.tiles.pixels(t.tiles.place(tile));
         let from = part.m.as_ptr().wrapping_add((tile - part.block.start) * NR);
@@ -413,7 +415,7 @@ unsafe fn outputs<V: Lanes, F: Form<T, M>, const T: usize, const M: usize>(t: &O
                     let y = F::output(m);
                     for i in 0..M {
                         if i < rows {
-                            t.output.put(pixel + i * ow + j, channel, lanes, y[i].add(bias));
+                            writer.put(pixel + i * ow + j, channel, lanes, y[i].add(bias));
                         }
                     }
                 }
