@@ -1,22 +1,35 @@
 //! The gradients of scaled dot-product attention without the matrix of scores: the weights of some queries at a time are
 //! computed again from q and k (Dao et al., "FlashAttention", 2022, section 3.1).
+//!
+//! Scores are computed transposed, keys down and 16 queries across, in panels `[k-block of keys][16 queries][key][16]`. So a lane is
+//! a query and the softmax has no sums across lanes; the same memory is the packed right operand of dqᵀ = kᵀ·Gᵀ, and, with a
+//! run of 16 queries for each panel, the left operand of dv += Wᵀ·dy and dk += Gᵀ·q. k, v and the panels are read in place.
 
 use crate::{
-    Ctx, KernelError,
+    Ctx, Isa, KernelError,
     attention::Causal,
     error::{check_len, product},
-    gemm::{Accumulate, Epilogue, GemmShape, Mat, Rhs, gemm},
+    gemm::{
+        Accumulate, Epilogue, Mat,
+        pack::pack_cols,
+        sink::{COut, CSink},
+        tile::NR,
+        transpose::transpose,
+    },
+    igemm::{self, Panels, Rows, k_blocks, multiply_plain, with_panels},
     isa::{Math, per_isa},
-    math::exp,
+    math::exp_of_negative,
     pool::Disjoint,
-    reduce::{lanes, sum},
     scratch::with_scratch,
 };
+use std::ops::Range;
 
 const NAME: &str = "attention_grad";
 
 /// Queries whose weights are kept at a time.
 const QUERIES: usize = 64;
+/// The same where later positions are hidden: hidden keys of a block are computed too.
+const CAUSAL_QUERIES: usize = 32;
 
 /// The extents: q `[heads, queries, width]`, k `[heads, keys, width]`, v `[heads, keys, value_width]`, dy
 /// `[heads, queries, value_width]`, where `heads` counts those of the whole batch.
@@ -71,78 +84,213 @@ pub fn attention_grad(
             [&q[h * x[0]..][..x[0]], &k[h * x[1]..][..x[1]], &v[h * y[0]..][..y[0]], &dy[h * y[1]..][..y[1]]];
         // SAFETY: each head has its own parts, and is one task.
         let grads = unsafe { [dq.slice(h * x[0], x[0]), dk.slice(h * x[1], x[1]), dv.slice(h * y[0], y[0])] };
-        head_grad(cx, s, operands, grads).expect("the lengths were checked");
+        Head { cx, s, operands }.grads(grads);
     });
     Ok(())
 }
 
-/// The gradients of one head.
-fn head_grad(
-    cx: Ctx<'_>,
-    s: &AttentionGradShape,
-    [q, k, v, dy]: [&[f32]; 4],
-    [dq, dk, dv]: [&mut [f32]; 3],
-) -> Result<(), KernelError> {
-    let (d, e) = (s.width, s.value_width);
-    let (set, add) = (Epilogue::default(), Epilogue { accumulate: Accumulate::Add, ..Epilogue::default() });
-    for grad in [&mut *dq, &mut *dk, &mut *dv] {
-        grad.fill(0.0);
-    }
-    let most = QUERIES.min(s.queries) * s.keys;
-    with_scratch::<f32, _>(2 * most, |memory| {
-        let (weights, grads) = memory.split_at_mut(most);
-        for first in (0..s.queries).step_by(QUERIES) {
-            let rows = QUERIES.min(s.queries - first);
-            let keys = s.seen(first + rows - 1);
-            let (weights, grads) = (&mut weights[..rows * keys], &mut grads[..rows * keys]);
-            let (q, dy) = (&q[first * d..][..rows * d], &dy[first * e..][..rows * e]);
-            let to_keys = |k| GemmShape { m: rows, n: keys, k };
-            let of_keys = |n| GemmShape { m: keys, n, k: rows };
-            let (q_rows, dy_rows) = (Mat::rows(q, d), Mat::rows(dy, e));
-            gemm(cx, to_keys(d), q_rows, Rhs::Plain(Mat::transposed(&k[..keys * d], d)), &set, weights, keys)?;
-            gemm(cx, to_keys(e), dy_rows, Rhs::Plain(Mat::transposed(&v[..keys * e], e)), &set, grads, keys)?;
-            if keys > 0 {
-                for (i, (w, g)) in weights.chunks_exact_mut(keys).zip(grads.chunks_exact_mut(keys)).enumerate() {
-                    let seen = s.seen(first + i);
-                    row_grad(cx.isa, s.scale, &mut w[..seen], &mut g[..seen]);
-                    w[seen..].fill(0.0);
-                    g[seen..].fill(0.0);
+/// One head's q, k, v and dy.
+struct Head<'a> {
+    cx: Ctx<'a>,
+    s: &'a AttentionGradShape,
+    operands: [&'a [f32]; 4],
+}
+
+/// For each of 16 queries a number.
+type Lanes = [f32; NR];
+
+impl Head<'_> {
+    fn grads(&self, [dq, dk, dv]: [&mut [f32]; 3]) {
+        let (s, [q, k, v, dy]) = (self.s, self.operands);
+        let (d, e, isa) = (s.width, s.value_width, self.cx.isa);
+        dk.fill(0.0);
+        dv.fill(0.0);
+        let step = if s.causal == Causal::Yes { CAUSAL_QUERIES } else { QUERIES };
+        let rows_of = |width: usize| (0..s.keys).map(|j| j * width).collect::<Vec<usize>>();
+        let (k_rows, v_rows, panel_rows) = (rows_of(d), rows_of(e), rows_of(NR));
+        let turned_rows: Vec<usize> = (0..d).map(|c| c * s.keys).collect();
+        let most = step.min(s.queries).next_multiple_of(NR);
+        with_scratch::<f32, _>(d * s.keys + 2 * most * s.keys + most * d, |memory| {
+            let (turned, memory) = memory.split_at_mut(d * s.keys);
+            let (weights, memory) = memory.split_at_mut(most * s.keys);
+            let (grads, sums) = memory.split_at_mut(most * s.keys);
+            transpose(isa, [s.keys, d], k, d, turned, s.keys);
+            for first in (0..s.queries).step_by(step) {
+                let queries = first..s.queries.min(first + step);
+                let keys = s.seen(queries.end - 1);
+                let dq = &mut dq[queries.start * d..queries.end * d];
+                if keys == 0 {
+                    dq.fill(0.0);
+                    continue;
+                }
+                let (panels, blocks) = (queries.len().div_ceil(NR), k_blocks(keys));
+                let place = |block: &Range<usize>| block.start * panels * NR..block.end * panels * NR;
+                let (weights, grads) = (&mut weights[..panels * NR * keys], &mut grads[..panels * NR * keys]);
+                let (q, dy) = (&q[queries.start * d..queries.end * d], &dy[queries.start * e..queries.end * e]);
+                self.across(q, d, queries.len(), |q| {
+                    for block in &blocks {
+                        multiply_plain(isa, k, &k_rows[block.clone()], q, 0..panels, &mut weights[place(block)]);
+                    }
+                });
+                self.across(dy, e, queries.len(), |dy| {
+                    for block in &blocks {
+                        multiply_plain(isa, v, &v_rows[block.clone()], dy, 0..panels, &mut grads[place(block)]);
+                    }
+                });
+                for p in 0..panels {
+                    let seen = std::array::from_fn(|lane| {
+                        let i = first + p * NR + lane;
+                        if i < queries.end { s.seen(i) } else { 0 }
+                    });
+                    self.soften(&blocks, p, panels, &seen, weights, grads);
+                }
+                for (left, right, width, out) in [(&*weights, dy, e, &mut *dv), (&*grads, q, d, &mut *dk)] {
+                    self.down(right, width, queries.len(), |right| {
+                        for block in &blocks {
+                            let offsets: Vec<usize> = (0..panels).map(|p| p * block.len() * NR).collect();
+                            let rows = Rows {
+                                data: &left[place(block)],
+                                bases: &panel_rows[..block.len()],
+                                offsets: &offsets,
+                            };
+                            let out = &mut out[block.start * width..block.end * width];
+                            let c = COut { ptr: out.as_mut_ptr(), row_stride: width };
+                            let add = Epilogue { accumulate: Accumulate::Add, ..Epilogue::default() };
+                            // SAFETY: the rows of the block's keys are borrowed mutably.
+                            let sink = unsafe { CSink::new(isa, c, 0, &add, true, true) };
+                            igemm::multiply(isa, &rows, 1, right, 0..right.count(), &sink);
+                        }
+                    });
+                }
+                let sums = &mut sums[..panels * NR * d];
+                let right = Panels::over(panels * NR, &blocks, grads);
+                multiply_plain(isa, turned, &turned_rows, &right, 0..panels, sums);
+                for (sums, dq) in sums.chunks_exact(NR * d).zip(dq.chunks_mut(NR * d)) {
+                    transpose(isa, [d, dq.len() / d.max(1)], sums, NR, dq, d);
                 }
             }
-            let (weights, grads) = (&*weights, &*grads);
-            let down = |m| Mat::transposed(m, keys);
-            gemm(cx, of_keys(e), down(weights), Rhs::Plain(dy_rows), &add, &mut dv[..keys * e], e)?;
-            gemm(cx, of_keys(d), down(grads), Rhs::Plain(q_rows), &add, &mut dk[..keys * d], d)?;
-            let shape = GemmShape { m: rows, n: d, k: keys };
-            let (left, right) = (Mat::rows(grads, keys), Rhs::Plain(Mat::rows(&k[..keys * d], d)));
-            gemm(cx, shape, left, right, &set, &mut dq[first * d..][..rows * d], d)?;
+        });
+    }
+
+    /// The rows of `m`, `[rows, width]`, as the columns of a right operand.
+    fn across(&self, m: &[f32], width: usize, rows: usize, f: impl FnOnce(&Panels<'_>)) {
+        let m = Mat::transposed(m, width);
+        let fill = |steps: Range<usize>, panel: usize, out: &mut [f32]| {
+            pack_cols(self.cx.isa, &m, panel * NR..rows.min((panel + 1) * NR), steps, out);
+        };
+        with_panels(self.cx, rows, width, &fill, f);
+    }
+
+    /// `m`, `[rows, width]`, as a right operand of one run for every 16 rows; rows past the last are zero.
+    fn down(&self, m: &[f32], width: usize, rows: usize, f: impl FnOnce(&Panels<'_>)) {
+        let m = Mat::rows(m, width);
+        let fill = |steps: Range<usize>, panel: usize, out: &mut [f32]| {
+            let real = steps.start.min(rows)..steps.end.min(rows);
+            let (filled, rest) = out.split_at_mut(real.len() * NR);
+            pack_cols(self.cx.isa, &m, panel * NR..width.min((panel + 1) * NR), real, filled);
+            rest.fill(0.0);
+        };
+        let runs = rows.div_ceil(NR);
+        with_panels(self.cx, width, runs * NR, &fill, |panels| f(&panels.in_runs(runs)));
+    }
+
+    /// Panel `p` of `weights`, q·k, becomes w = softmax(scale · q·k), and that of `grads`, dy·v, scale · w · (dy·v − Σ w·(dy·v)).
+    /// Lane l sees the first `seen[l]` keys.
+    fn soften(
+        &self,
+        blocks: &[Range<usize>],
+        p: usize,
+        panels: usize,
+        seen: &[usize; NR],
+        weights: &mut [f32],
+        grads: &mut [f32],
+    ) {
+        let part = |block: &Range<usize>| {
+            let start = block.start * panels + p * block.len();
+            start..start + block.len()
+        };
+        let (weights, grads) = (weights.as_chunks_mut::<NR>().0, grads.as_chunks_mut::<NR>().0);
+        let isa: Isa = self.cx.isa;
+        let mut top = [f32::NEG_INFINITY; NR];
+        for block in blocks {
+            hide(isa, self.s.scale, block.start, seen, &mut weights[part(block)], &mut top);
         }
-        Ok(())
-    })
+        // Nothing is left of the weights of a query that sees no key.
+        for (top, &seen) in top.iter_mut().zip(seen) {
+            *top = if seen == 0 { 0.0 } else { *top };
+        }
+        let (mut sum, mut total) = ([0.0; NR], [0.0; NR]);
+        for block in blocks {
+            weigh(isa, &top, &mut weights[part(block)], &grads[part(block)], &mut sum, &mut total);
+        }
+        let share: Lanes = std::array::from_fn(|l| if seen[l] == 0 { 0.0 } else { 1.0 / sum[l] });
+        let mean: Lanes = std::array::from_fn(|l| total[l] * share[l]);
+        for block in blocks {
+            finish(isa, self.s.scale, &share, &mean, &mut weights[part(block)], &mut grads[part(block)]);
+        }
+    }
 }
 
 per_isa! {
-    /// `w`: q·k of one query becomes w = softmax(scale · w); `g`: dy·v becomes scale · w · (g − Σ w·g).
-    fn row_grad(scale: f32, w: &mut [f32], g: &mut [f32]) = row_grad_body
+    /// Scales the scores of the keys from `first` on, hides those that a lane does not see, and raises `top` to the greatest.
+    fn hide(scale: f32, first: usize, seen: &[usize; NR], w: &mut [Lanes], top: &mut Lanes) = hide_body
 }
 
 #[inline(always)]
-fn row_grad_body<M: Math>(scale: f32, w: &mut [f32], g: &mut [f32]) {
-    for w in w.iter_mut() {
-        *w *= scale;
+fn hide_body<M: Math>(scale: f32, first: usize, seen: &[usize; NR], w: &mut [Lanes], top: &mut Lanes) {
+    let mut all = usize::MAX;
+    for &seen in seen {
+        all = all.min(seen);
     }
-    let top = lanes(w, f32::NEG_INFINITY, f32::max, f32::max);
-    for w in w.iter_mut() {
-        *w = exp::<M>(*w - top);
+    let mut greatest = *top;
+    for (j, w) in w.iter_mut().enumerate() {
+        for v in w.iter_mut() {
+            *v *= scale;
+        }
+        if first + j >= all {
+            for l in 0..NR {
+                w[l] = if first + j < seen[l] { w[l] } else { f32::NEG_INFINITY };
+            }
+        }
+        for l in 0..NR {
+            greatest[l] = if w[l] > greatest[l] { w[l] } else { greatest[l] };
+        }
     }
-    let part = 1.0 / sum(w);
-    for (w, g) in w.iter_mut().zip(g.iter_mut()) {
-        *w *= part;
-        *g *= *w;
+    *top = greatest;
+}
+
+per_isa! {
+    /// `w = e^(w − top)`; adds w to `sum` and w·g to `total`.
+    fn weigh(top: &Lanes, w: &mut [Lanes], g: &[Lanes], sum: &mut Lanes, total: &mut Lanes) = weigh_body
+}
+
+#[inline(always)]
+fn weigh_body<M: Math>(top: &Lanes, w: &mut [Lanes], g: &[Lanes], sum: &mut Lanes, total: &mut Lanes) {
+    let (top, mut sums, mut totals) = (*top, *sum, *total);
+    for (w, g) in w.iter_mut().zip(g) {
+        for l in 0..NR {
+            w[l] = exp_of_negative::<M>(w[l] - top[l]);
+        }
+        for l in 0..NR {
+            sums[l] += w[l];
+            totals[l] = M::fma(w[l], g[l], totals[l]);
+        }
     }
-    let total = sum(g);
-    for (w, g) in w.iter().zip(g.iter_mut()) {
-        *g = (*g - *w * total) * scale;
+    (*sum, *total) = (sums, totals);
+}
+
+per_isa! {
+    /// `w` is multiplied by `share`, and `g` becomes scale · w · (g − mean).
+    fn finish(scale: f32, share: &Lanes, mean: &Lanes, w: &mut [Lanes], g: &mut [Lanes]) = finish_body
+}
+
+#[inline(always)]
+fn finish_body<M: Math>(scale: f32, share: &Lanes, mean: &Lanes, w: &mut [Lanes], g: &mut [Lanes]) {
+    for (w, g) in w.iter_mut().zip(g) {
+        for l in 0..NR {
+            w[l] *= share[l];
+            g[l] = (g[l] - mean[l]) * w[l] * scale;
+        }
     }
 }
 

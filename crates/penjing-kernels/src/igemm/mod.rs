@@ -14,7 +14,7 @@ pub(crate) mod tile;
 #[cfg(target_arch = "x86_64")]
 mod wide;
 
-pub(crate) use panels::{PackedB, Panels, with_panels};
+pub(crate) use panels::{PackedB, Panels, k_blocks, with_panels};
 
 use crate::{
     Isa,

@@ -158,6 +158,21 @@ pub(crate) struct Panels<'a> {
     data: &'a [f32],
 }
 
+impl<'a> Panels<'a> {
+    /// Columns that lie in panels already, one run each: `data` is `[k-block][panel][step][16]` for the blocks of
+    /// [`k_blocks`] of their depth.
+    pub(crate) fn over(n: usize, blocks: &'a [Range<usize>], data: &'a [f32]) -> Panels<'a> {
+        let run_len = blocks.last().map_or(0, |b| b.end);
+        assert!(data.len() == run_len * n.next_multiple_of(NR), "a place for every step of every panel");
+        Panels { n, runs: 1, run_len, blocks, data }
+    }
+
+    /// The same steps as so many runs of equal length.
+    pub(crate) fn in_runs(self, runs: usize) -> Panels<'a> {
+        Panels { runs, run_len: self.run_len * self.runs / runs.max(1), ..self }
+    }
+}
+
 impl Panels<'_> {
     /// Panels of 16 columns.
     pub(crate) fn count(&self) -> usize {
@@ -194,7 +209,7 @@ impl Panels<'_> {
 }
 
 /// `0..steps` cut into blocks of nearly equal depth, at most [`DEEPEST`], at multiples of 8 where there are several.
-fn k_blocks(steps: usize) -> Vec<Range<usize>> {
+pub(crate) fn k_blocks(steps: usize) -> Vec<Range<usize>> {
     let count = steps.div_ceil(DEEPEST);
     let cut = |i: usize| if i == count { steps } else { steps * i / count / 8 * 8 };
     (0..count).map(|i| cut(i)..cut(i + 1)).collect()
