@@ -1,6 +1,6 @@
 //! Measures the products, attention and recurrence of Transformers and LSTMs against the multiply-add peak.
 //!
-//! `cargo run --release -p penjing-kernels --example transformer_bench [threads] [filter]`. Every line is the best of several rounds.
+//! `cargo run --release -p penjing-kernels --example transformer_bench [threads] [filter] [level]`. Every line is the best of several rounds.
 
 #![allow(clippy::print_stdout)]
 
@@ -26,7 +26,8 @@ fn main() -> Result<(), Failure> {
     let threads = std::env::args().nth(1).map_or(Ok(1), |s| s.parse())?;
     let filter = std::env::args().nth(2).unwrap_or_default();
     let pool = Pool::new(threads);
-    let cx = Ctx { isa: Isa::detect(), pool: &pool };
+    let isa = std::env::args().nth(3).and_then(|name| Isa::from_name(&name)).unwrap_or(Isa::detect());
+    let cx = Ctx { isa, pool: &pool };
     let peak = fma_peak(cx);
     println!("{} on {threads} thread(s), multiply-add peak {peak:.1} GFLOP/s", cx.isa.name());
     for (m, n, k) in [

@@ -1,35 +1,32 @@
 //! Scaled dot-product attention without the matrix of scores: a block of keys at a time, with the running maximum and sum of the
 //! online softmax (Milakov and Gimelshein, 2018; Dao et al., "FlashAttention", 2022).
 //!
-//! Scores are computed transposed, keys down and 16 queries across. So a lane is a query, the softmax has no sums across lanes,
-//! and the weights are at once the packed right operand of Vᵀ·Pᵀ. One task is one head with up to [`CHUNK`] queries.
+//! Scores are computed transposed, keys down and queries across, in panels of 16 queries. So a lane is a query, the softmax has no
+//! sums across lanes, and the weights are at once the packed right operand of Vᵀ·Pᵀ. Keys are read where they lie. One task is one
+//! head with up to [`CHUNK`] queries.
 
 use crate::{
     Ctx, Isa, KernelError,
     error::product,
-    gemm::{
-        Mat,
-        pack::{pack_cols, pack_rows},
-        tile::{Block, Columns, F32, NR, RowPanels, Sink, run_block},
-        transpose::transpose,
-    },
+    gemm::{Mat, pack::pack_cols, tile::NR, transpose::transpose},
+    igemm::{Panels, k_blocks, multiply_plain},
     isa::{Math, per_isa},
     math,
     pool::Disjoint,
     scratch::with_scratch,
 };
-use std::{cell::RefCell, ops::Range};
+use std::ops::Range;
 
 const NAME: &str = "attention";
 
 /// Queries of one task: their sums stay in the second-level cache beside a block of keys and values.
 const CHUNK: usize = 256;
-/// Keys of one block: the weights of 16 queries (16 KiB) stay in the first-level cache.
+/// Queries whose weights are kept at a time: two panels, as wide as any tile of 12 rows.
+const WIDE: usize = 2 * NR;
+/// Keys of one block: the weights of [`WIDE`] queries (32 KiB) stay near the first-level cache; one k-block of the second product.
 const KEYS: usize = 256;
 /// Keys whose part of the mask is turned at a time.
 const MASK_KEYS: usize = 64;
-/// Keys of one block when later positions are hidden: shorter, since hidden keys of a block are computed too.
-const CAUSAL_KEYS: usize = 64;
 
 /// The extents of an attention. Query head h reads key head h / (heads / groups).
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -108,7 +105,10 @@ pub fn attention(
     at: Heads,
 ) -> Result<(), KernelError> {
     check(shape, q, k, v, mask, out.len(), at)?;
-    let &AttentionShape { batch, heads, queries, .. } = shape;
+    let &AttentionShape { batch, heads, queries, value_width, .. } = shape;
+    if value_width == 0 {
+        return Ok(());
+    }
     let chunks = queries.div_ceil(CHUNK);
     let out = Disjoint::new(out);
     let run = Run { shape, q, k, v, mask, out: &out, at };
@@ -191,83 +191,103 @@ impl Run<'_> {
         let (d, e) = (s.width, s.value_width);
         let group = h / (s.heads / s.groups);
         let panels = chunk.len().div_ceil(NR);
-        let most = if s.causal == Causal::Yes { CAUSAL_KEYS } else { KEYS };
         // Every query of the chunk sees no key from here on.
         let keys = self.seen(chunk.end.saturating_sub(1)).min(s.keys);
-        let blocks = keys.div_ceil(most);
-        let block_keys = if blocks == 0 { 0 } else { keys.div_ceil(blocks) };
-        let lens = [panels * NR * d, panels * NR * e, panels * NR * 2, block_keys * d, block_keys * e, block_keys * NR];
+        let blocks = keys.div_ceil(KEYS);
+        let most = if blocks == 0 { 0 } else { keys.div_ceil(blocks) };
+        let k = &self.k.0[self.k.1.at(b, group).min(self.k.0.len())..];
+        let v = &self.v.0[self.v.1.at(b, group).min(self.v.0.len())..];
+        let k_rows: Vec<usize> = (0..keys).map(|j| if d == 0 { 0 } else { j * self.k.1.position }).collect();
+        let depth = k_blocks(d);
+        let lens = [panels * NR * d, panels * NR * e, panels * NR * 2, most * e, WIDE * most, WIDE * e];
         with_scratch::<f32, _>(lens.iter().sum(), |memory| {
-            let [qs, sums, state, ks, vs, weights] = split(memory, lens);
-            let q = Mat {
-                data: &self.q.0[self.q.1.at(b, h).min(self.q.0.len())..],
-                row_stride: 1,
-                col_stride: self.q.1.position,
-            };
-            for p in 0..panels {
-                let panel = &mut qs[p * NR * d..(p + 1) * NR * d];
-                let from = chunk.start + p * NR;
-                pack_cols(isa, &q, from..chunk.end.min(from + NR), 0..d, panel);
-                panel.iter_mut().for_each(|v| *v *= s.scale);
+            let [qs, sums, state, turned, weights, part] = split(memory, lens);
+            for (q, at) in qs.chunks_mut((WIDE * d).max(1)).zip(chunk.clone().step_by(WIDE)) {
+                self.pack_queries(isa, b, h, at..chunk.end.min(at + WIDE), &depth, q);
             }
             sums.fill(0.0);
-            for state in state.chunks_exact_mut(2 * NR) {
-                state[..NR].fill(f32::NEG_INFINITY);
-                state[NR..].fill(0.0);
+            for state in state.as_chunks_mut::<NR>().0.chunks_exact_mut(2) {
+                state[0] = [f32::NEG_INFINITY; NR];
+                state[1] = [0.0; NR];
             }
             for block in 0..blocks {
                 let at = keys * block / blocks..keys * (block + 1) / blocks;
-                let ks = &mut ks[..at.len() * d];
-                let vs = &mut vs[..at.len() * e];
-                let k_rows = self.pack_keys(isa, b, group, at.clone(), ks);
-                let v_rows = self.pack_values(isa, b, group, at.clone(), vs);
-                for p in 0..panels {
-                    let first = chunk.start + p * NR;
-                    let last = chunk.end.min(first + NR) - 1;
-                    if self.seen(last) <= at.start {
+                let pitch = at.len();
+                let turned = &mut turned[..pitch * e];
+                transpose(isa, [pitch, e], &v[at.start * self.v.1.position..], self.v.1.position, turned, pitch);
+                let v_rows: Vec<usize> = (0..e).map(|c| c * pitch).collect();
+                for first in (0..panels).step_by(WIDE / NR) {
+                    let group = first..panels.min(first + WIDE / NR);
+                    let queries = chunk.start + group.start * NR..chunk.end.min(chunk.start + group.end * NR);
+                    // Keys that some of these queries see.
+                    let at = at.start..self.seen(queries.end - 1).clamp(at.start, at.end);
+                    if at.is_empty() {
                         continue;
                     }
-                    let weights = &mut weights[..at.len() * NR];
-                    let q = &qs[p * NR * d..(p + 1) * NR * d];
-                    let scores = ColumnSink { out: RefCell::new(weights.as_chunks_mut().0), add: false };
-                    let all = Block {
-                        kc: d,
-                        rows: k_rows,
-                        panels: 0..k_rows.count(),
-                        a: ks,
-                        b: Columns::Panels(q),
-                        cols: NR,
-                    };
-                    run_block::<F32, _>(isa, &all, &scores);
-                    let rows = weights.as_chunks_mut::<NR>().0;
-                    self.hide(isa, b, h, first..last + 1, at.clone(), rows);
-                    let (max, sum) = state[p * 2 * NR..(p + 1) * 2 * NR].split_at_mut(NR);
-                    let sums = sums[p * NR * e..(p + 1) * NR * e].as_chunks_mut::<NR>().0;
-                    soften(isa, rows, max, sum, sums);
-                    let sink = ColumnSink { out: RefCell::new(sums), add: true };
-                    let all = Block {
-                        kc: at.len(),
-                        rows: v_rows,
-                        panels: 0..v_rows.count(),
-                        a: vs,
-                        b: Columns::Panels(weights),
-                        cols: NR,
-                    };
-                    run_block::<F32, _>(isa, &all, &sink);
+                    let lanes = group.len() * NR;
+                    let weights = &mut weights[..at.len() * lanes];
+                    let q = Panels::over(lanes, &depth, &qs[group.start * NR * d..group.end * NR * d]);
+                    multiply_plain(isa, k, &k_rows[at.clone()], &q, 0..group.len(), weights);
+                    let sums = &mut sums[group.start * NR * e..group.end * NR * e];
+                    let part = &mut part[..lanes * e];
+                    let state = state[group.start * 2 * NR..group.end * 2 * NR].as_chunks_mut().0;
+                    let mut shrink = [[0.0; NR]; WIDE / NR];
+                    let scores = weights.as_chunks_mut::<NR>().0.chunks_exact_mut(at.len());
+                    for (((p, scores), state), shrink) in
+                        group.clone().zip(scores).zip(state.as_chunks_mut::<2>().0).zip(&mut shrink)
+                    {
+                        let first = chunk.start + p * NR;
+                        self.hide(isa, b, h, first..chunk.end.min(first + NR), at.clone(), scores);
+                        *shrink = soften(isa, scores, state);
+                    }
+                    let seen = [0..at.len()];
+                    let weights = Panels::over(lanes, &seen, weights);
+                    let fresh = block == 0;
+                    let to = if fresh { &mut *sums } else { &mut *part };
+                    multiply_plain(isa, turned, &v_rows, &weights, 0..group.len(), to);
+                    if !fresh {
+                        for ((sums, part), shrink) in
+                            sums.chunks_exact_mut(NR * e).zip(part.chunks_exact(NR * e)).zip(&shrink)
+                        {
+                            fold(isa, shrink, part.as_chunks().0, sums.as_chunks_mut().0);
+                        }
+                    }
                 }
             }
-            for i in chunk.clone() {
-                let (p, lane) = ((i - chunk.start) / NR, (i - chunk.start) % NR);
-                let total = state[p * 2 * NR + NR + lane];
-                let part = if total == 0.0 { 0.0 } else { 1.0 / total };
-                // SAFETY: the vectors of the result do not overlap and lie inside it (`check`); this task alone has this one.
-                let out = unsafe { self.out.slice(self.at.at(b, h) + i * self.at.position, e) };
-                let sums = &sums[p * NR * e..(p + 1) * NR * e];
-                for (out, column) in out.iter_mut().zip(sums.chunks_exact(NR)) {
-                    *out = column[lane] * part;
+            let totals = state.as_chunks::<NR>().0.chunks_exact(2).map(|state| &state[1]);
+            for (p, (sums, total)) in sums.chunks_exact_mut(NR * e).zip(totals).enumerate() {
+                let share = total.map(|total| if total == 0.0 { 0.0 } else { 1.0 / total });
+                weigh(isa, &share, sums.as_chunks_mut().0);
+                let queries = chunk.start + p * NR..chunk.end.min(chunk.start + (p + 1) * NR);
+                transpose(isa, [e, queries.len()], sums, NR, part, e);
+                for (i, row) in queries.zip(part.chunks_exact(e)) {
+                    // SAFETY: the vectors of the result do not overlap and lie inside it (`check`); this task alone has this one.
+                    let out = unsafe { self.out.slice(self.at.at(b, h) + i * self.at.position, e) };
+                    out.copy_from_slice(row);
                 }
             }
         });
+    }
+
+    /// `queries` times the scale, as the columns of a right operand with the k-blocks `depth`.
+    fn pack_queries(
+        &self,
+        isa: Isa,
+        b: usize,
+        h: usize,
+        queries: Range<usize>,
+        depth: &[Range<usize>],
+        mut out: &mut [f32],
+    ) {
+        let (data, at) = self.q;
+        let q = Mat { data: &data[at.at(b, h).min(data.len())..], row_stride: 1, col_stride: at.position };
+        for block in depth {
+            for first in queries.clone().step_by(NR) {
+                let panel = out.split_off_mut(..block.len() * NR).expect("a place for every panel");
+                pack_cols(isa, &q, first..queries.end.min(first + NR), block.clone(), panel);
+                panel.iter_mut().for_each(|v| *v *= self.shape.scale);
+            }
+        }
     }
 
     /// How many keys, from the first, query `i` sees; past the last key where it sees all.
@@ -276,33 +296,6 @@ impl Run<'_> {
             Causal::No => self.shape.keys,
             Causal::Yes => (i + 1 + self.shape.keys).saturating_sub(self.shape.queries),
         }
-    }
-
-    /// Keys as row panels over the width.
-    fn pack_keys(&self, isa: Isa, b: usize, group: usize, keys: Range<usize>, out: &mut [f32]) -> RowPanels {
-        let (data, at) = self.k;
-        let mat = Mat { data: &data[at.at(b, group).min(data.len())..], row_stride: at.position, col_stride: 1 };
-        let rows = RowPanels::new(keys.len());
-        let mat = Mat { data: &mat.data[(keys.start * at.position).min(mat.data.len())..], ..mat };
-        let d = self.shape.width;
-        for i in 0..rows.count() {
-            let r = rows.range(i);
-            pack_rows(isa, &mat, rows, i, 0..d, &mut out[r.start * d..r.end * d]);
-        }
-        rows
-    }
-
-    /// Values transposed, as row panels over the keys.
-    fn pack_values(&self, isa: Isa, b: usize, group: usize, keys: Range<usize>, out: &mut [f32]) -> RowPanels {
-        let (data, at) = self.v;
-        let mat = Mat { data: &data[at.at(b, group).min(data.len())..], row_stride: 1, col_stride: at.position };
-        let rows = RowPanels::new(self.shape.value_width);
-        let n = keys.len();
-        for i in 0..rows.count() {
-            let r = rows.range(i);
-            pack_rows(isa, &mat, rows, i, keys.clone(), &mut out[r.start * n..r.end * n]);
-        }
-        rows
     }
 
     /// Adds the mask to the scores of `queries`, and −∞ where a later key stands.
@@ -351,35 +344,15 @@ fn split<const N: usize>(mut memory: &mut [f32], lens: [usize; N]) -> [&mut [f32
     })
 }
 
-/// Takes the tiles of one column panel.
-struct ColumnSink<'a> {
-    out: RefCell<&'a mut [Lanes]>,
-    add: bool,
-}
-
-impl Sink<f32> for ColumnSink<'_> {
-    #[inline(always)]
-    fn put(&self, row: usize, _: usize, _: usize, acc: &[[f32; NR]]) {
-        let mut out = self.out.borrow_mut();
-        for (out, acc) in out[row..].iter_mut().zip(acc) {
-            for j in 0..NR {
-                out[j] = if self.add { out[j] + acc[j] } else { acc[j] };
-            }
-        }
-    }
-}
-
 per_isa! {
-    /// One step of the online softmax: scores become weights relative to the new maximum, and what was summed before is made
-    /// relative to it too.
-    fn soften(scores: &mut [Lanes], max: &mut [f32], sum: &mut [f32], sums: &mut [Lanes]) = soften_body
+    /// One step of the online softmax: scores become weights relative to the new maximum. `state` holds the maximum and the sum of
+    /// the weights; what comes back makes what was summed before relative to the new maximum.
+    fn soften(scores: &mut [Lanes], state: &mut [Lanes; 2]) -> Lanes = soften_body
 }
 
 #[inline(always)]
-fn soften_body<M: Math>(scores: &mut [Lanes], max: &mut [f32], sum: &mut [f32], sums: &mut [Lanes]) {
-    let mut top = [f32::NEG_INFINITY; NR];
-    top.copy_from_slice(max);
-    let fresh = top == [f32::NEG_INFINITY; NR];
+fn soften_body<M: Math>(scores: &mut [Lanes], [max, sum]: &mut [Lanes; 2]) -> Lanes {
+    let mut top = *max;
     for row in scores.iter() {
         for j in 0..NR {
             top[j] = if row[j] > top[j] { row[j] } else { top[j] };
@@ -397,20 +370,41 @@ fn soften_body<M: Math>(scores: &mut [Lanes], max: &mut [f32], sum: &mut [f32], 
             total[j] += row[j];
         }
     }
-    if !fresh {
-        let mut shrink = [0f32; NR];
+    let mut shrink = [0f32; NR];
+    for j in 0..NR {
+        shrink[j] = math::exp_of_negative::<M>(max[j] - base[j]);
+        sum[j] = M::fma(sum[j], shrink[j], total[j]);
+    }
+    *max = top;
+    shrink
+}
+
+per_isa! {
+    /// `sums = sums · shrink + part`.
+    fn fold(shrink: &Lanes, part: &[Lanes], sums: &mut [Lanes]) = fold_body
+}
+
+#[inline(always)]
+fn fold_body<M: Math>(shrink: &Lanes, part: &[Lanes], sums: &mut [Lanes]) {
+    for (sums, part) in sums.iter_mut().zip(part) {
         for j in 0..NR {
-            shrink[j] = math::exp_of_negative::<M>(max[j] - base[j]);
-            total[j] = M::fma(sum[j], shrink[j], total[j]);
-        }
-        for row in sums {
-            for j in 0..NR {
-                row[j] *= shrink[j];
-            }
+            sums[j] = M::fma(sums[j], shrink[j], part[j]);
         }
     }
-    sum.copy_from_slice(&total);
-    max.copy_from_slice(&top);
+}
+
+per_isa! {
+    /// `sums = sums · share`.
+    fn weigh(share: &Lanes, sums: &mut [Lanes]) = weigh_body
+}
+
+#[inline(always)]
+fn weigh_body<M: Math>(share: &Lanes, sums: &mut [Lanes]) {
+    for sums in sums {
+        for j in 0..NR {
+            sums[j] *= share[j];
+        }
+    }
 }
 
 #[cfg(test)]
