@@ -18,6 +18,7 @@ use crate::{
     },
     igemm::{self, Panels, Rows, k_blocks, multiply_plain, with_panels},
     isa::{Math, per_isa},
+    lanes::{Lanes as Register, per_lanes},
     math::exp_of_negative,
     pool::Disjoint,
     scratch::with_scratch,
@@ -279,17 +280,34 @@ fn weigh_body<M: Math>(top: &Lanes, w: &mut [Lanes], g: &[Lanes], sum: &mut Lane
     (*sum, *total) = (sums, totals);
 }
 
-per_isa! {
-    /// `w` is multiplied by `share`, and `g` becomes scale · w · (g − mean).
-    fn finish(scale: f32, share: &Lanes, mean: &Lanes, w: &mut [Lanes], g: &mut [Lanes]) = finish_body
+/// `w` is multiplied by `share`, and `g` becomes scale · w · (g − mean).
+fn finish(isa: Isa, scale: f32, share: &Lanes, mean: &Lanes, w: &mut [Lanes], g: &mut [Lanes]) {
+    assert!(w.len() == g.len());
+    // SAFETY: both have as many rows.
+    unsafe { finish_rows(isa, scale, share, mean, w, g.as_mut_ptr()) };
 }
 
+per_lanes! {
+    /// # Safety
+    /// `g` has as many rows as `w`.
+    unsafe fn finish_rows(scale: f32, share: &Lanes, mean: &Lanes, w: &mut [Lanes], g: *mut Lanes) = finish_body
+}
+
+// By registers: the compiler would vectorise over the keys, which lie 16 apart.
 #[inline(always)]
-fn finish_body<M: Math>(scale: f32, share: &Lanes, mean: &Lanes, w: &mut [Lanes], g: &mut [Lanes]) {
-    for (w, g) in w.iter_mut().zip(g) {
-        for l in 0..NR {
-            w[l] *= share[l];
-            g[l] = (g[l] - mean[l]) * w[l] * scale;
+unsafe fn finish_body<V: Register>(scale: f32, share: &Lanes, mean: &Lanes, w: &mut [Lanes], g: *mut Lanes) {
+    // SAFETY: the contract; a row has 16 lanes.
+    unsafe {
+        // Adding −0 changes nothing.
+        let zero = V::splat(-0.0);
+        for part in (0..NR).step_by(V::LANES) {
+            let (share, mean) = (V::load(share.as_ptr().add(part)), V::load(mean.as_ptr().add(part)));
+            for (j, w) in w.iter_mut().enumerate() {
+                let (w, g) = (w.as_mut_ptr().add(part), g.add(j).cast::<f32>().add(part));
+                let weight = V::load(w).fma(share, zero);
+                weight.store(w);
+                V::load(g).sub(mean).fma(weight.scale(scale), zero).store(g);
+            }
         }
     }
 }
