@@ -102,12 +102,13 @@ impl Pool {
 
     /// Runs `task(round, 0)`, …, `task(round, n_tasks - 1)` for the rounds 0, 1, … in turn: a round begins when all tasks of
     /// the one before have ended, and sees what they wrote. The threads stay in the job from round to round, and a task goes
-    /// to the thread that had it in the round before unless that one is late, so its data stays in that core's cache.
+    /// to the thread that had it in the round before unless that one is late, so its data stays in that core's cache. A thread
+    /// takes its tasks in turn forwards and backwards, so that of data larger than the cache some is still there.
     pub fn run_rounds(&self, rounds: usize, n_tasks: usize, task: &(dyn Fn(usize, usize) + Sync)) {
         let players = self.threads().min(n_tasks);
         if players <= 1 || IN_TASK.get() {
             for round in 0..rounds {
-                (0..n_tasks).for_each(|t| task(round, t));
+                (0..n_tasks).for_each(|i| task(round, if round % 2 == 0 { i } else { n_tasks - 1 - i }));
             }
             return;
         }
@@ -116,8 +117,10 @@ impl Pool {
         self.run(players, &|player| {
             let _guard = BreakOnPanic(&broken);
             for round in 0..rounds {
+                let own = player * n_tasks / players..(player + 1) * n_tasks / players;
                 for i in 0..n_tasks {
-                    let t = (player * n_tasks / players + i) % n_tasks;
+                    let backwards = round % 2 == 1 && i < own.len();
+                    let t = if backwards { own.end - 1 - i } else { (own.start + i) % n_tasks };
                     let claim = &claims[t].0;
                     let free = claim.load(Ordering::Relaxed) == round;
                     let order = Ordering::Relaxed;

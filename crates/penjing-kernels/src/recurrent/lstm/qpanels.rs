@@ -2,7 +2,8 @@
 //!
 //! `vpmaddubsw` adds two products of an activation in 0..=255 and a weight in an i16. That fits when two weights of one sign sum to
 //! at most 128 in size; what a pair has beyond is taken off and stands in an extra step behind the panel's others, which says
-//! where in the depth it belongs. So sums are exact for all weights and activations.
+//! where in the depth it belongs. So sums are exact for all weights and activations. `vpdpbusd`, which adds four products to an
+//! i32, takes the same steps.
 
 use crate::{
     Isa,
@@ -206,9 +207,12 @@ fn multiply(isa: Isa, x: &[u8], panel: &Panel<'_>, acc: &mut [i32; COLS]) {
     assert!(rest.is_empty() && panel.weights.len() == (groups.len() + panel.extras.len()) * STEP);
     assert!(panel.extras.iter().all(|&g| (g as usize) < groups.len()));
     #[cfg(target_arch = "x86_64")]
-    if isa.usable() >= Isa::Avx2 {
+    match isa.usable() {
+        Isa::Generic => {}
         // SAFETY: the host has AVX2; a step of weights for every group and extra, whose group exists (checked above).
-        return unsafe { x86::multiply(groups, panel, acc) };
+        Isa::Avx2 => return unsafe { x86::multiply(groups, panel, acc) },
+        // SAFETY: as above, with AVX-512.
+        Isa::Avx512 => return unsafe { x86::dot(groups, panel, acc) },
     }
     let _ = isa;
     let extras = panel.extras.iter().map(|&g| &groups[g as usize]);
@@ -249,6 +253,54 @@ mod x86 {
         for v in 0..GATES {
             // SAFETY: `acc` has eight elements for each gate.
             unsafe { _mm256_storeu_si256(acc.as_mut_ptr().add(v * LANES).cast(), sums[v]) };
+        }
+    }
+
+    /// Steps whose sums are kept apart, since one waits for the sum of the step before.
+    const APART: usize = 4;
+
+    /// As [`multiply`], with `vpdpbusd`, two gates a register.
+    ///
+    /// # Safety
+    /// That of [`multiply`].
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+    pub(super) unsafe fn dot(groups: &[[u8; 4]], panel: &Panel<'_>, acc: &mut [i32; COLS]) {
+        let mut sums = [[_mm512_setzero_si512(); 2]; APART];
+        let mut at = panel.weights.as_ptr();
+        let (apart, rest) = groups.as_chunks::<APART>();
+        let extras = panel.extras.iter().map(|&g| &groups[g as usize]);
+        // SAFETY: the contract; `acc` has two registers of elements.
+        unsafe {
+            for x in apart {
+                for i in 0..APART {
+                    step(x[i], at, &mut sums[i]);
+                    at = at.add(STEP);
+                }
+            }
+            for &x in rest.iter().chain(extras) {
+                step(x, at, &mut sums[0]);
+                at = at.add(STEP);
+            }
+            for v in 0..2 {
+                let [a, b] = [(0, 1), (2, 3)].map(|(i, j)| _mm512_add_epi32(sums[i][v], sums[j][v]));
+                _mm512_storeu_si512(acc.as_mut_ptr().add(v * 2 * LANES).cast(), _mm512_add_epi32(a, b));
+            }
+        }
+    }
+
+    /// # Safety
+    /// A step of weights is readable; the host has AVX-512 with VNNI.
+    #[inline(always)]
+    unsafe fn step(x: [u8; 4], at: *const i8, sums: &mut [__m512i; 2]) {
+        // SAFETY: the contract.
+        unsafe {
+            let x = _mm512_set1_epi32(i32::from_ne_bytes(x));
+            prefetch_near(at.wrapping_add(AHEAD));
+            prefetch_near(at.wrapping_add(AHEAD + 64));
+            for v in 0..2 {
+                let w = _mm512_loadu_si512(at.add(v * 2 * LANES * 4).cast());
+                sums[v] = _mm512_dpbusd_epi32(sums[v], x, w);
+            }
         }
     }
 }
