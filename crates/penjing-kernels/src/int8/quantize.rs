@@ -1,4 +1,6 @@
 //! Between f32 and int8.
+//!
+//! Loops stand in the bodies: a closure would be compiled outside of the function that has the level's instructions.
 
 use super::{Byte, Bytes, BytesMut, Grid, Limits, rounding::Rounding};
 use crate::{
@@ -96,16 +98,13 @@ impl Scales<'_> {
         Grid { scale: self.scale[channel], zero: self.zero[channel], limits }
     }
 
-    /// Calls `f(channel, part)` for every run of one channel among the `len` elements from `start`; `part` counts from `start`.
+    /// The run of one channel that begins `at` elements behind `start`: the channel, and where the run ends, also from `start`, of
+    /// which there are `len` elements.
     #[inline(always)]
-    fn runs(&self, start: usize, len: usize, mut f: impl FnMut(usize, Range<usize>)) {
-        let mut at = 0;
-        while at < len {
-            let place = (start + at) / self.inner;
-            let end = if self.scale.len() == 1 { len } else { len.min((place + 1) * self.inner - start) };
-            f(place % self.scale.len(), at..end);
-            at = end;
-        }
+    fn run(&self, start: usize, at: usize, len: usize) -> (usize, Range<usize>) {
+        let place = (start + at) / self.inner;
+        let end = if self.scale.len() == 1 { len } else { len.min((place + 1) * self.inner - start) };
+        (place % self.scale.len(), at..end)
     }
 }
 
@@ -124,12 +123,15 @@ per_isa! {
 
 #[inline(always)]
 fn quantize_body<M: Math>(x: &[f32], at: usize, scales: Scales<'_>, limits: Limits, y: &mut [impl Byte]) {
-    scales.runs(at, x.len(), |channel, part| {
+    let mut done = 0;
+    while done < x.len() {
+        let (channel, part) = scales.run(at, done, x.len());
+        done = part.end;
         let rounding = Rounding::new(scales.grid(channel, limits));
         for (y, &v) in y[part.clone()].iter_mut().zip(&x[part]) {
             *y = Byte::narrow(rounding.apply(v));
         }
-    });
+    }
 }
 
 per_isa! {
@@ -142,12 +144,15 @@ per_isa! {
 
 #[inline(always)]
 fn dequantize_body<M: Math>(q: &[impl Byte], at: usize, scales: Scales<'_>, y: &mut [f32]) {
-    scales.runs(at, q.len(), |channel, part| {
+    let mut done = 0;
+    while done < q.len() {
+        let (channel, part) = scales.run(at, done, q.len());
+        done = part.end;
         let (scale, zero) = (scales.scale[channel], scales.zero[channel]);
         for (y, q) in y[part.clone()].iter_mut().zip(&q[part]) {
             *y = (q.widen() - zero) as f32 * scale;
         }
-    });
+    }
 }
 
 per_isa! {
@@ -156,11 +161,14 @@ per_isa! {
 
 #[inline(always)]
 fn fake_quant_body<M: Math>(x: &[f32], at: usize, scales: Scales<'_>, limits: Limits, y: &mut [f32]) {
-    scales.runs(at, x.len(), |channel, part| {
+    let mut done = 0;
+    while done < x.len() {
+        let (channel, part) = scales.run(at, done, x.len());
+        done = part.end;
         let (scale, zero) = (scales.scale[channel], scales.zero[channel]);
         let rounding = Rounding::new(scales.grid(channel, limits));
         for (y, &v) in y[part.clone()].iter_mut().zip(&x[part]) {
             *y = (rounding.apply(v) - zero) as f32 * scale;
         }
-    });
+    }
 }
