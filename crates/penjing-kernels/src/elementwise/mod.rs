@@ -7,6 +7,7 @@
 pub(crate) mod ops;
 mod program;
 mod run;
+mod table;
 
 pub use ops::{BinaryOp, UnaryOp};
 pub use program::{Program, ProgramBuilder, Value};

@@ -3,6 +3,7 @@
 use super::{
     ops,
     program::{Operation, Place, Program},
+    table,
 };
 use crate::{
     Ctx, Isa, KernelError,
@@ -104,6 +105,14 @@ pub fn run_program(
     outputs: &mut [Output<'_>],
 ) -> Result<(), KernelError> {
     check(program, len, inputs, outputs)?;
+    if !table::run(cx, program, len, inputs, outputs) {
+        run_blocks(cx, program, len, inputs, outputs);
+    }
+    Ok(())
+}
+
+/// Runs operands that passed [`check`], each element of the result by the program.
+pub(super) fn run_blocks(cx: Ctx<'_>, program: &Program, len: usize, inputs: &[Input<'_>], outputs: &mut [Output<'_>]) {
     let outs: Vec<Out<'_>> = outputs
         .iter_mut()
         .map(|o| match o {
@@ -119,7 +128,6 @@ pub fn run_program(
         // SAFETY: `check` made sure that every input covers `len` elements; each task has its own range of the outputs.
         unsafe { run.range(cx.isa, t * TASK, end) };
     });
-    Ok(())
 }
 
 fn check(program: &Program, len: usize, inputs: &[Input<'_>], outputs: &[Output<'_>]) -> Result<(), KernelError> {

@@ -64,7 +64,7 @@ impl<'a> Bytes<'a> {
     }
 
     /// The elements' bits.
-    fn raw(self) -> &'a [u8] {
+    pub(crate) fn raw(self) -> &'a [u8] {
         match self {
             Bytes::I8(x) => bytemuck::cast_slice(x),
             Bytes::U8(x) => x,
