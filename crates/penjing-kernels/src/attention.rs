@@ -240,7 +240,7 @@ impl Run<'_> {
                         self.hide(isa, b, h, first..chunk.end.min(first + NR), at.clone(), scores);
                         *shrink = soften(isa, scores, state);
                     }
-                    let seen = [0..at.len()];
+                    let seen = k_blocks(at.len());
                     let weights = Panels::over(lanes, &seen, weights);
                     let fresh = block == 0;
                     let to = if fresh { &mut *sums } else { &mut *part };
