@@ -6,8 +6,9 @@
 
 use super::{ElemSize, by_size};
 use crate::{
-    Ctx, KernelError,
+    Ctx, Isa, KernelError,
     error::{check_len, product},
+    isa::{Math, per_isa},
     pool::Disjoint,
 };
 
@@ -171,7 +172,7 @@ fn copy_box<const N: usize>(
             let tile = [Axis { n: lines.min(across.n - a), ..across }, Axis { n: piece.min(inner.n - p), ..inner }];
             // SAFETY: `copy_strided` checked that every source and destination of the box lies inside its slice and that no
             // two elements share a destination; units are disjoint parts of the box.
-            unsafe { copy_tile(tile, src.as_ptr().offset(from), dst.as_ptr().add(to)) };
+            unsafe { copy_tile(cx.isa, tile, src.as_ptr().offset(from), dst.as_ptr().add(to)) };
         }
     };
     let tasks = units.div_ceil(per_task);
@@ -180,7 +181,7 @@ fn copy_box<const N: usize>(
 
 /// # Safety
 /// The tile's elements are valid at both pointers and the destinations are exclusively held.
-unsafe fn copy_tile<const N: usize>([across, inner]: [Axis; 2], src: *const [u8; N], dst: *mut [u8; N]) {
+unsafe fn copy_tile<const N: usize>(isa: Isa, [across, inner]: [Axis; 2], src: *const [u8; N], dst: *mut [u8; N]) {
     if across.src.unsigned_abs() != 1 || inner.src.unsigned_abs() <= 1 {
         for a in 0..across.n {
             // SAFETY: the caller's contract.
@@ -191,11 +192,11 @@ unsafe fn copy_tile<const N: usize>([across, inner]: [Axis; 2], src: *const [u8;
     if across.src == 1 && inner.dst == 1 && across.dst == inner.n {
         match inner.n {
             // SAFETY: the caller's contract.
-            2 => return unsafe { interleave::<N, 2>(across.n, inner.src, src, dst) },
+            2 => return unsafe { interleave::<N, 2>(isa, across.n, inner.src, src, dst) },
             // SAFETY: the caller's contract.
-            3 => return unsafe { interleave::<N, 3>(across.n, inner.src, src, dst) },
+            3 => return unsafe { interleave::<N, 3>(isa, across.n, inner.src, src, dst) },
             // SAFETY: the caller's contract.
-            4 => return unsafe { interleave::<N, 4>(across.n, inner.src, src, dst) },
+            4 => return unsafe { interleave::<N, 4>(isa, across.n, inner.src, src, dst) },
             _ => {}
         }
     }
@@ -215,6 +216,7 @@ unsafe fn copy_tile<const N: usize>([across, inner]: [Axis; 2], src: *const [u8;
 /// # Safety
 /// `pixels` elements of each line are valid at `src`, and as many pixels of `K` elements at `dst`, which are exclusively held.
 unsafe fn interleave<const N: usize, const K: usize>(
+    isa: Isa,
     pixels: usize,
     line: isize,
     src: *const [u8; N],
@@ -225,10 +227,28 @@ unsafe fn interleave<const N: usize, const K: usize>(
     // SAFETY: the caller's contract.
     let from: [&[[u8; N]]; K] =
         std::array::from_fn(|k| unsafe { std::slice::from_raw_parts(src.offset(k as isize * line), pixels) });
+    if N == 1 && K == 3 {
+        let [a, b, c]: [&[u8]; 3] = std::array::from_fn(|k| from[k].as_flattened());
+        return interleave_colors(isa, a, b, c, bytemuck::cast_slice_mut(to.as_flattened_mut()));
+    }
     for (p, to) in to.iter_mut().enumerate() {
         for k in 0..K {
             to[k] = from[k][p];
         }
+    }
+}
+
+per_isa! {
+    /// [`interleave`] of three lines of bytes, which registers do where the level can shuffle bytes.
+    fn interleave_colors(a: &[u8], b: &[u8], c: &[u8], to: &mut [u8]) = interleave_colors_body
+}
+
+#[inline(always)]
+fn interleave_colors_body<M: Math>(a: &[u8], b: &[u8], c: &[u8], to: &mut [u8]) {
+    let (to, n) = (to.as_chunks_mut::<3>().0, a.len());
+    let (b, c, to) = (&b[..n], &c[..n], &mut to[..n]);
+    for p in 0..n {
+        to[p] = [a[p], b[p], c[p]];
     }
 }
 
