@@ -10,7 +10,7 @@ use penjing_kernels::{
     attention::Causal,
     attention_grad::{AttentionGradShape, attention_grad},
     conv::ConvShape,
-    conv_last::{conv_last_input_grad, conv_last_weight_grad},
+    conv_last::{conv_last_input_grad, conv_last_weight_grad, input_grad_method},
     fma_peak,
     gemm::{Epilogue, GemmShape, Mat, Rhs, gemm},
     norm::{batch_norm_grad_last, batch_norm_train_last, layer_norm_grad},
@@ -98,7 +98,9 @@ fn convolutions(cx: Ctx<'_>, bench: &Bench<'_>) -> Result<(), Box<dyn std::error
         }
         if bench.wants(&name("conv_last_input_grad")) {
             let mut dx = vec![0.0; x.len()];
-            bench.run(&name("conv_last_input_grad"), flop, || conv_last_input_grad(cx, &s, &dy, &w, &mut dx))?;
+            bench.run(&name("conv_last_input_grad"), flop, || {
+                conv_last_input_grad(cx, &s, input_grad_method(&s), &dy, &w, &mut dx)
+            })?;
         }
     }
     Ok(())

@@ -91,7 +91,7 @@ pub static KERNELS: &[KernelRow] = rows! {
         "f32-f32-f32w-conv_last_depthwise.4x8" "f32-f32-f32w-conv_input_grad.6x16" "f32-f32-conv_weight_grad.3x4"
         "f32-f32-f32w-conv_last_input_grad.6x16" "f32-f32-conv_last_weight_grad.6x16";
     Conv Transformed(16) => "f32-f32-f32w-conv_last_winograd.2x2";
-    Conv Transformed(160) => "f32-f32-f32w-conv_last_winograd.4x4";
+    Conv Transformed(160) => "f32-f32-f32w-conv_last_winograd.4x4" "f32-f32-f32w-conv_last_input_grad_winograd.4x4";
     Conv Exact => "qs8-f32-qc8w-conv_last.5x16" "qs8-qs8-qc8w-conv_last.5x16" "qs8-qu8-qc8w-conv_last.5x16"
         "qu8-f32-qc8w-conv_last.5x16" "qu8-qs8-qc8w-conv_last.5x16" "qu8-qu8-qc8w-conv_last.5x16"
         "qs8-f32-qc8w-conv_last_depthwise.4x32" "qs8-qs8-qc8w-conv_last_depthwise.4x32"

@@ -84,7 +84,9 @@ fn run(row: &KernelRow, cx: Ctx<'_>) -> Vec<Point> {
         }
         "conv_last" | "conv_last_depthwise" | "conv_last_winograd" => convolution_last(cx, row.spec),
         "conv" | "conv_input_grad" | "conv_weight_grad" => convolution(cx, op),
-        "conv_last_input_grad" | "conv_last_weight_grad" => convolution_last_grad(cx, op),
+        "conv_last_input_grad" | "conv_last_input_grad_winograd" | "conv_last_weight_grad" => {
+            convolution_last_grad(cx, op)
+        }
         "max_pool" | "max_pool_grad" | "avg_pool" | "avg_pool_grad" => pooling::pooling(cx, from, op),
         "max_pool_last" | "max_pool_grad_last" | "avg_pool_last" => pooling::pooling_last(cx, from, op),
         "chain" => chain(cx),
@@ -278,15 +280,18 @@ fn last(x: &[f32], channels: usize, positions: usize) -> Vec<f32> {
 
 /// The products of [`convolution`] with channels last.
 fn convolution_last_grad(cx: Ctx<'_>, op: &str) -> Vec<Point> {
-    let s = CONV;
+    let (s, method) = match op {
+        "conv_last_input_grad_winograd" => (UNIT, Method::Winograd4),
+        _ => (CONV, Method::Direct),
+    };
     let [nx, nw, ny] = [s.x_len(), s.w_len(), s.y_len()].map(Option::unwrap);
     let (x, w, dy) = (values("x", nx), values("w", nw), values("dy", ny));
     let (p, q) = (s.input[0] * s.input[1], s.output[0] * s.output[1]);
     let dy_last = last(&dy, s.out_channels, q);
-    let input = op == "conv_last_input_grad";
+    let input = op != "conv_last_weight_grad";
     let mut out = vec![0f32; if input { nx } else { nw }];
     if input {
-        conv_last_input_grad(cx, &s, &dy_last, &w, &mut out).unwrap();
+        conv_last_input_grad(cx, &s, method, &dy_last, &w, &mut out).unwrap();
         // Back to channels first: the same reordering with the extents exchanged.
         out = last(&out, p, s.in_channels);
     } else {
@@ -300,6 +305,14 @@ fn convolution_last_grad(cx: Ctx<'_>, op: &str) -> Vec<Point> {
         let (sum, size, n) = &mut want[at];
         (*sum, *size, *n) = (*sum + term, *size + term.abs(), *n + 1);
     });
+    if method == Method::Winograd4 {
+        let largest = dy.iter().fold(0f64, |m, &v| m.max(f64::from(v.abs())));
+        for (i, (_, size, n)) in want.iter_mut().enumerate() {
+            let of_channel = w.chunks_exact(9).skip(i / p % s.in_channels).step_by(s.in_channels);
+            *size = largest * of_channel.flatten().map(|&w| f64::from(w.abs())).sum::<f64>();
+            *n = s.out_channels * 9;
+        }
+    }
     out.iter().zip(want).map(|(&g, (want, size, n))| Point { got: g.into(), want, n, size }).collect()
 }
 

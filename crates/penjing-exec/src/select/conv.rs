@@ -110,7 +110,7 @@ fn forward(site: &Site, spec: &ConvSpec, clamp: Clamp) -> Option<Kernel> {
 }
 
 /// A convolution of channels that lie last. A constant weight is packed ahead by the method that costs least; its views are x, bias
-/// and residual. Another weight is packed in every run.
+/// and residual. Another weight is packed in every run, so its method depends on the shape alone.
 fn last(site: &Site, spec: &ConvSpec, activation: KernelActivation) -> Option<Kernel> {
     let [x, w, y] = [&site.operands[0], &site.operands[1], &site.results[0]];
     let shape = shape(spec, &channels_first(&x.shape), &w.shape, &channels_first(&y.shape))?;
@@ -119,7 +119,7 @@ fn last(site: &Site, spec: &ConvSpec, activation: KernelActivation) -> Option<Ke
     }
     let has_residual = site.operands.len() == 4;
     let Some(constant) = w.floats() else {
-        let (isa, method) = (site.isa, Method::plain(&shape));
+        let (isa, method) = (site.isa, Method::of_packing(&shape));
         return Some(Kernel::call(site, method.spec(), move |call| {
             let v = &mut call.views;
             let packed = PackedConvLast::new_with(isa, &shape, v.read(1)?, method)?;

@@ -3,7 +3,7 @@
 use super::{Kernel, Site, conv, pool, site::channels_first};
 use penjing_ir::{Op, PoolKind};
 use penjing_kernels::{
-    conv_last::{conv_last_input_grad, conv_last_weight_grad},
+    conv_last::{Method, conv_last_input_grad, conv_last_weight_grad, input_grad_method},
     norm::{batch_norm_grad_last, batch_norm_train_last},
     pool_last::max_pool_grad_last,
     pool2d::PoolShape,
@@ -20,9 +20,14 @@ pub(super) fn select(site: &Site, op: &Op) -> Option<Kernel> {
         Op::ConvTranspose { spec, .. } if site.operands.len() == 2 => {
             let (dy, dx) = (channels_first(x), channels_first(&site.results[0].shape));
             let shape = conv::shape(spec, &dx, &site.operands[1].shape, &dy)?;
-            Kernel::call(site, "f32-f32-f32w-conv_last_input_grad", move |call| {
+            let method = input_grad_method(&shape);
+            let name = match method {
+                Method::Winograd4 => "f32-f32-f32w-conv_last_input_grad_winograd.4x4",
+                _ => "f32-f32-f32w-conv_last_input_grad",
+            };
+            Kernel::call(site, name, move |call| {
                 let (dy, w) = (call.views.read::<f32>(0)?, call.views.read::<f32>(1)?);
-                Ok(conv_last_input_grad(call.ctx, &shape, dy, w, call.views.write::<f32>(0)?)?)
+                Ok(conv_last_input_grad(call.ctx, &shape, method, dy, w, call.views.write::<f32>(0)?)?)
             })
         }
         Op::ConvWeightGrad { spec, .. } => {

@@ -11,10 +11,17 @@ const NAME: &str = "conv_last_input_grad";
 /// Elements that one task moves.
 const TASK: usize = 1 << 14;
 
-/// dx `[N, H, W, C]` from dy `[N, OH, OW, O]` and w `[O, C / groups, KH, KW]`. This is also the transposed convolution.
+/// The method of [`conv_last_input_grad`] that a shape is quickest with.
+pub fn input_grad_method(s: &ConvShape) -> Method {
+    if s.stride == [1, 1] { Method::of_packing(&phase(s, [0, 0]).1) } else { Method::Direct }
+}
+
+/// dx `[N, H, W, C]` from dy `[N, OH, OW, O]` and w `[O, C / groups, KH, KW]`. This is also the transposed convolution. A `method`
+/// of Winograd is for the shapes that [`input_grad_method`] names it for; the others compute by definition.
 pub fn conv_last_input_grad(
     cx: Ctx<'_>,
     s: &ConvShape,
+    method: Method,
     dy: &[f32],
     w: &[f32],
     dx: &mut [f32],
@@ -27,32 +34,42 @@ pub fn conv_last_input_grad(
         dx.fill(0.0);
         return Ok(());
     }
-    for phase in 0..s.stride[0] * s.stride[1] {
-        let phase = [phase / s.stride[1], phase % s.stride[1]];
-        let axes = [0, 1].map(|a| Axis::new(s, a, phase[a]));
-        let part = ConvShape {
-            in_channels: s.out_channels,
-            out_channels: s.in_channels,
-            input: s.output,
-            kernel: axes.each_ref().map(|a| a.taps.len()),
-            stride: [1, 1],
-            dilation: axes.each_ref().map(|a| a.step),
-            pad: axes.each_ref().map(|a| a.pad),
-            output: axes.each_ref().map(|a| a.extent),
-            ..*s
+    for i in 0..s.stride[0] * s.stride[1] {
+        let at = [i / s.stride[1], i % s.stride[1]];
+        let (axes, part) = phase(s, at);
+        let method = match method {
+            Method::Direct | Method::Depthwise => Method::plain(&part),
+            Method::Winograd2 | Method::Winograd4 => method,
         };
         let len = part.y_len().unwrap_or(0);
         if s.stride == [1, 1] {
-            phase_grad(cx, s, &axes, &part, dy, w, dx)?;
+            phase_grad(cx, s, &axes, &part, method, dy, w, dx)?;
         } else if len > 0 {
             with_scratch::<f32, _>(len, |grad| {
-                phase_grad(cx, s, &axes, &part, dy, w, grad)?;
-                scatter(cx, s, phase, part.output, grad, dx);
+                phase_grad(cx, s, &axes, &part, method, dy, w, grad)?;
+                scatter(cx, s, at, part.output, grad, dx);
                 Ok(())
             })?;
         }
     }
     Ok(())
+}
+
+/// The axes of the phase `at`, and its convolution of dy.
+fn phase(s: &ConvShape, at: [usize; 2]) -> ([Axis; 2], ConvShape) {
+    let axes = [0, 1].map(|a| Axis::new(s, a, at[a]));
+    let part = ConvShape {
+        in_channels: s.out_channels,
+        out_channels: s.in_channels,
+        input: s.output,
+        kernel: axes.each_ref().map(|a| a.taps.len()),
+        stride: [1, 1],
+        dilation: axes.each_ref().map(|a| a.step),
+        pad: axes.each_ref().map(|a| a.pad),
+        output: axes.each_ref().map(|a| a.extent),
+        ..*s
+    };
+    (axes, part)
 }
 
 /// One axis of one phase.
@@ -104,6 +121,7 @@ fn phase_grad(
     s: &ConvShape,
     axes: &[Axis; 2],
     part: &ConvShape,
+    method: Method,
     dy: &[f32],
     w: &[f32],
     grad: &mut [f32],
@@ -127,7 +145,7 @@ fn phase_grad(
                 *to = k.map_or(0.0, |k| from[k]);
             }
         }
-        let packed = PackedConvLast::new_with(cx.isa, part, turned, Method::plain(part))?;
+        let packed = PackedConvLast::new_with(cx.isa, part, turned, method)?;
         conv_last(cx, part, dy, &packed, &ConvEpilogue::default(), grad)
     })
 }

@@ -15,7 +15,7 @@ mod weight_grad;
 pub(crate) mod window;
 mod winograd;
 
-pub use input_grad::conv_last_input_grad;
+pub use input_grad::{conv_last_input_grad, input_grad_method};
 pub use weight_grad::conv_last_weight_grad;
 
 use crate::{
@@ -28,6 +28,9 @@ use crate::{
 };
 
 const NAME: &str = "conv_last";
+
+/// Tiles of 4 × 4 outputs from which Winograd's method pays for transforming the weights as well.
+const WINOGRAD_TILES: usize = 128;
 
 /// How a convolution is computed.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -61,6 +64,15 @@ impl Method {
     /// The method for `shape` that is as exact as the definition and whose weights are quickest to pack.
     pub fn plain(shape: &ConvShape) -> Method {
         if depthwise::fits(shape) { Method::Depthwise } else { Method::Direct }
+    }
+
+    /// The method for weights that are packed in every run: Winograd's where each packed weight is read by tiles enough.
+    pub fn of_packing(shape: &ConvShape) -> Method {
+        let tiles = shape.batch * shape.output[0].div_ceil(4) * shape.output[1].div_ceil(4);
+        match winograd::gain(shape) {
+            Some(winograd::Gain::Large) if tiles >= WINOGRAD_TILES => Method::Winograd4,
+            _ => Method::plain(shape),
+        }
     }
 
     /// The row of the kernel table.
@@ -126,7 +138,7 @@ impl PackedConvLast {
     }
 
     /// Packs for `method`; `Geometry` where the shape does not allow it.
-    pub fn new_with(_isa: Isa, shape: &ConvShape, w: &[f32], method: Method) -> Result<PackedConvLast, KernelError> {
+    pub fn new_with(isa: Isa, shape: &ConvShape, w: &[f32], method: Method) -> Result<PackedConvLast, KernelError> {
         shape.check(NAME)?;
         check_len(NAME, "w", shape.w_len(), w.len())?;
         if !Method::candidates(shape).any(|m| m == method) {
@@ -135,8 +147,8 @@ impl PackedConvLast {
         let weights = match method {
             Method::Direct => Weights::Direct(direct::pack(shape, w)),
             Method::Depthwise => Weights::Depthwise(depthwise::pack(shape, w)),
-            Method::Winograd2 => Weights::Winograd2(winograd::pack::<winograd::Two, 4, 2>(shape, w)),
-            Method::Winograd4 => Weights::Winograd4(winograd::pack::<winograd::Four, 6, 4>(shape, w)),
+            Method::Winograd2 => Weights::Winograd2(winograd::pack::<winograd::Two, 4, 2>(isa, shape, w)),
+            Method::Winograd4 => Weights::Winograd4(winograd::pack::<winograd::Four, 6, 4>(isa, shape, w)),
         };
         Ok(PackedConvLast { key: Key::new(shape), method, weights })
     }

@@ -15,11 +15,12 @@ use crate::{
     conv::ConvShape,
     gemm::tile::NR,
     igemm::{PackedB, multiply_plain},
+    isa::{Math, per_isa},
     lanes::{Lanes, MOST_LANES, per_lanes},
     pool::Disjoint,
     scratch::with_scratch,
 };
-use std::{array, ops::Range};
+use std::ops::Range;
 
 /// Bytes of a block's transformed inputs and products.
 const BLOCK_BYTES: usize = 768 << 10;
@@ -152,24 +153,44 @@ pub(super) fn gain(s: &ConvShape) -> Option<Gain> {
 }
 
 /// The transformed weights of `w`, `[O, C, 3, 3]`: one matrix `[C, O]` for each of the T² products. Computed in f64.
-pub(crate) fn pack<F: Form<T, M>, const T: usize, const M: usize>(s: &ConvShape, w: &[f32]) -> Vec<PackedB> {
+pub(crate) fn pack<F: Form<T, M>, const T: usize, const M: usize>(isa: Isa, s: &ConvShape, w: &[f32]) -> Vec<PackedB> {
     PackedB::together(T * T, s.out_channels, s.in_channels, |c, outputs, out| {
         let mut g = [[0.0f64; NR]; 9];
         for (lane, o) in outputs.enumerate() {
             let kernel = &w[(o * s.in_channels + c) * 9..][..9];
             (0..9).for_each(|i| g[i][lane] = f64::from(kernel[i]));
         }
-        for (rows, out) in F::G.iter().zip(out.chunks_exact_mut(T)) {
-            let half: [[f64; NR]; 3] = array::from_fn(|b| weighted(rows, [&g[b], &g[3 + b], &g[6 + b]]));
-            for (cols, out) in F::G.iter().zip(out) {
-                *out = weighted(cols, [&half[0], &half[1], &half[2]]).map(|v| v as f32);
-            }
-        }
+        transform_weights(isa, &F::G, &g, out);
     })
 }
 
-fn weighted([p, q, r]: &[f64; 3], [x, y, z]: [&[f64; NR]; 3]) -> [f64; NR] {
-    array::from_fn(|i| p * x[i] + q * y[i] + r * z[i])
+per_isa! {
+    /// `out = G g Gᵀ` of 16 kernels `g`.
+    fn transform_weights(transform: &[[f64; 3]], g: &[[f64; NR]; 9], out: &mut [[f32; NR]]) = transform_weights_body
+}
+
+#[inline(always)]
+fn transform_weights_body<M: Math>(transform: &[[f64; 3]], g: &[[f64; NR]; 9], out: &mut [[f32; NR]]) {
+    for (rows, out) in transform.iter().zip(out.chunks_exact_mut(transform.len())) {
+        let mut half = [[0.0; NR]; 3];
+        for b in 0..3 {
+            weighted::<M>(rows, [&g[b], &g[3 + b], &g[6 + b]], &mut half[b]);
+        }
+        for (cols, out) in transform.iter().zip(out) {
+            let mut sum = [0.0; NR];
+            weighted::<M>(cols, [&half[0], &half[1], &half[2]], &mut sum);
+            for l in 0..NR {
+                out[l] = sum[l] as f32;
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn weighted<M: Math>([p, q, r]: &[f64; 3], [x, y, z]: [&[f64; NR]; 3], out: &mut [f64; NR]) {
+    for l in 0..NR {
+        out[l] = M::fma64(*p, x[l], M::fma64(*q, y[l], *r * z[l]));
+    }
 }
 
 /// The tiles of a convolution and the operands of its transforms.

@@ -232,9 +232,15 @@ fn layer_row_grad_body<M: Math>(
     let n = x.len();
     let (mean, inverse) = statistics_body::<M>(x, eps);
     let (hat, g) = work.split_at_mut(n);
+    let (dy, g, dx, dscale, dbias) = (&dy[..n], &mut g[..n], &mut dx[..n], &mut dscale[..n], &mut dbias[..n]);
+    // Loops of one result each, because the compiler vectorises those.
     for i in 0..n {
         hat[i] = (x[i] - mean) * inverse;
+    }
+    for i in 0..n {
         dscale[i] = M::fma(dy[i], hat[i], dscale[i]);
+    }
+    for i in 0..n {
         dbias[i] += dy[i];
     }
     g.copy_from_slice(dy);
