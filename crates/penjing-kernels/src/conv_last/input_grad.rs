@@ -42,12 +42,14 @@ pub fn conv_last_input_grad(
             Method::Winograd2 | Method::Winograd4 => method,
         };
         let len = part.y_len().unwrap_or(0);
-        if s.stride == [1, 1] {
+        if axes.iter().any(|a| a.taps.iter().all(Option::is_none)) {
+            scatter(cx, s, at, part.output, None, dx);
+        } else if s.stride == [1, 1] {
             phase_grad(cx, s, &axes, &part, method, dy, w, dx)?;
         } else if len > 0 {
             with_scratch::<f32, _>(len, |grad| {
                 phase_grad(cx, s, &axes, &part, method, dy, w, grad)?;
-                scatter(cx, s, at, part.output, grad, dx);
+                scatter(cx, s, at, part.output, Some(grad), dx);
                 Ok(())
             })?;
         }
@@ -131,39 +133,40 @@ fn phase_grad(
     let positions: Vec<Option<usize>> = (0..taps)
         .map(|t| Some(axes[0].taps[t / part.kernel[1]]? * s.kernel[1] + axes[1].taps[t % part.kernel[1]]?))
         .collect();
-    if positions.iter().all(Option::is_none) {
-        grad.fill(0.0);
-        return Ok(());
-    }
     with_scratch::<f32, _>(s.in_channels * rows * taps, |turned| {
         // [C, O / groups, taps] from [O, C / groups, KH, KW].
-        for (i, to) in turned.chunks_exact_mut(taps).enumerate() {
-            let (channel, o) = (i / rows, i % rows);
+        cx.pool.run_chunks(turned, rows * taps, &|channel, turned| {
             let (group, c) = (channel / cols, channel % cols);
-            let from = &w[((group * rows + o) * cols + c) * area..][..area];
-            for (to, &k) in to.iter_mut().zip(&positions) {
-                *to = k.map_or(0.0, |k| from[k]);
+            for (o, to) in turned.chunks_exact_mut(taps).enumerate() {
+                let from = &w[((group * rows + o) * cols + c) * area..][..area];
+                for (to, &k) in to.iter_mut().zip(&positions) {
+                    *to = k.map_or(0.0, |k| from[k]);
+                }
             }
-        }
+        });
         let packed = PackedConvLast::new_with(cx.isa, part, turned, method)?;
         conv_last(cx, part, dy, &packed, &ConvEpilogue::default(), grad)
     })
 }
 
-/// Moves the gradient of one phase to its places in dx.
-fn scatter(cx: Ctx<'_>, s: &ConvShape, phase: [usize; 2], extent: [usize; 2], grad: &[f32], dx: &mut [f32]) {
+/// Moves the gradient of one phase to its places in dx; none is zeros.
+fn scatter(cx: Ctx<'_>, s: &ConvShape, phase: [usize; 2], extent: [usize; 2], grad: Option<&[f32]>, dx: &mut [f32]) {
     let c = s.in_channels;
     let row = extent[1] * c;
-    let rows = TASK.div_ceil(row);
+    let rows = TASK.div_ceil(row.max(1));
     let total = s.batch * extent[0];
     let dx = Disjoint::new(dx);
     cx.pool.run(total.div_ceil(rows), &|t| {
         for r in t * rows..total.min((t + 1) * rows) {
             let y = r / extent[0] * s.input[0] + r % extent[0] * s.stride[0] + phase[0];
-            for (j, pixel) in grad[r * row..(r + 1) * row].chunks_exact(c).enumerate() {
+            for j in 0..extent[1] {
                 let at = (y * s.input[1] + j * s.stride[1] + phase[1]) * c;
                 // SAFETY: every pixel of dx belongs to one phase and one row of it, and phases run one after another.
-                unsafe { dx.slice(at, c) }.copy_from_slice(pixel);
+                let to = unsafe { dx.slice(at, c) };
+                match grad {
+                    Some(grad) => to.copy_from_slice(&grad[r * row + j * c..][..c]),
+                    None => to.fill(0.0),
+                }
             }
         }
     });

@@ -132,10 +132,16 @@ fn add_images(
             with_scratch::<usize, _>(pixels, |bases| {
                 let pitch = [wh * ww * c, ww * c, c];
                 part.bases(s, pitch, bases);
-                with_scratch::<f32, _>(pixels * tile.cols, |panel| {
+                // A single panel of all channels lies in dy already.
+                let in_place = s.groups == 1 && s.out_channels == tile.cols;
+                with_scratch::<f32, _>(if in_place { 0 } else { pixels * tile.cols }, |packed| {
                     for (column, sums) in columns.clone().zip(sums.chunks_exact_mut(n_runs * run_len * tile.cols)) {
-                        pack_panel(tile, s, dy, &part, group, column, panel);
-                        let panel = &*panel;
+                        let panel = if in_place {
+                            &dy[part.first(s.output) * tile.cols..][..pixels * tile.cols]
+                        } else {
+                            pack_panel(tile, s, dy, &part, group, column, packed);
+                            &*packed
+                        };
                         for (&offset, sums) in offsets(s, pitch).iter().zip(sums.chunks_exact_mut(run_len * tile.cols))
                         {
                             add_run(isa, tile, window, bases, offset, panel, sums);
