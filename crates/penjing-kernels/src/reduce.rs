@@ -246,7 +246,12 @@ pub(crate) fn lanes(
 /// The sum of `x`, of any length, in the order of a row reduction of one chunk after another.
 #[inline(always)]
 pub(crate) fn sum(x: &[f32]) -> f32 {
-    x.chunks(CHUNK).map(|c| lanes(c, 0.0, |a, x| a + x, |a, b| a + b)).sum()
+    // A loop, since what an iterator's methods call would not be compiled for the level.
+    let mut sum = 0.0;
+    for x in x.chunks(CHUNK) {
+        sum += lanes(x, 0.0, |a, x| a + x, |a, b| a + b);
+    }
+    sum
 }
 
 /// Pairwise fold of a short list of partial results.

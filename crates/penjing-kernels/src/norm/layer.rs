@@ -179,6 +179,12 @@ per_isa! {
 #[inline(always)]
 fn layer_row_body<M: Math>(x: &[f32], scale: Option<&[f32]>, bias: Option<&[f32]>, eps: f32, y: &mut [f32]) {
     let (mean, inverse) = statistics_body::<M>(x, eps);
+    if let (Some(scale), Some(bias)) = (scale, bias) {
+        for (((y, &x), &s), &b) in y.iter_mut().zip(x).zip(scale).zip(bias) {
+            *y = M::fma((x - mean) * inverse, s, b);
+        }
+        return;
+    }
     for (y, &x) in y.iter_mut().zip(x) {
         *y = (x - mean) * inverse;
     }

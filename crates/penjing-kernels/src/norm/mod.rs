@@ -19,7 +19,12 @@ const CHUNK: usize = 4096;
 /// Σ x.
 #[inline(always)]
 fn total(x: &[f32]) -> f64 {
-    x.chunks(CHUNK).map(|c| f64::from(lanes(c, 0.0, |a, x| a + x, |a, b| a + b))).sum()
+    // A loop, since what an iterator's methods call would not be compiled for the level.
+    let mut sum = 0.0;
+    for x in x.chunks(CHUNK) {
+        sum += f64::from(lanes(x, 0.0, |a, x| a + x, |a, b| a + b));
+    }
+    sum
 }
 
 /// Σ (x − mean)².
@@ -29,13 +34,17 @@ fn spread<M: Math>(x: &[f32], mean: f32) -> f64 {
     let mut sum = 0.0;
     for x in x.chunks(CHUNK) {
         let mut acc = [0f32; LANES];
-        for x in x.chunks(LANES) {
-            if let Some(x) = x.first_chunk::<LANES>() {
-                for l in 0..LANES {
-                    acc[l] = M::fma(x[l] - mean, x[l] - mean, acc[l]);
-                }
-            } else {
-                acc.iter_mut().zip(x).for_each(|(acc, &x)| *acc = M::fma(x - mean, x - mean, *acc));
+        let (whole, rest) = x.as_chunks::<LANES>();
+        for x in whole {
+            for l in 0..LANES {
+                acc[l] = M::fma(x[l] - mean, x[l] - mean, acc[l]);
+            }
+        }
+        if !rest.is_empty() {
+            let mut last = [mean; LANES];
+            last[..rest.len()].copy_from_slice(rest);
+            for l in 0..LANES {
+                acc[l] = M::fma(last[l] - mean, last[l] - mean, acc[l]);
             }
         }
         sum += f64::from(lanes(&acc, 0.0, |a, x| a + x, |a, b| a + b));
@@ -50,15 +59,18 @@ fn dot<M: Math>(a: &[f32], b: &[f32]) -> f64 {
     let mut sum = 0.0;
     for (a, b) in a.chunks(CHUNK).zip(b.chunks(CHUNK)) {
         let mut acc = [0f32; LANES];
-        for (a, b) in a.chunks(LANES).zip(b.chunks(LANES)) {
-            if let (Some(a), Some(b)) = (a.first_chunk::<LANES>(), b.first_chunk::<LANES>()) {
-                for l in 0..LANES {
-                    acc[l] = M::fma(a[l], b[l], acc[l]);
-                }
-            } else {
-                for (acc, (&a, &b)) in acc.iter_mut().zip(a.iter().zip(b)) {
-                    *acc = M::fma(a, b, *acc);
-                }
+        let ((whole_a, rest_a), (whole_b, rest_b)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+        for (a, b) in whole_a.iter().zip(whole_b) {
+            for l in 0..LANES {
+                acc[l] = M::fma(a[l], b[l], acc[l]);
+            }
+        }
+        if !rest_a.is_empty() {
+            let mut last = [[0f32; LANES]; 2];
+            last[0][..rest_a.len()].copy_from_slice(rest_a);
+            last[1][..rest_b.len()].copy_from_slice(rest_b);
+            for l in 0..LANES {
+                acc[l] = M::fma(last[0][l], last[1][l], acc[l]);
             }
         }
         sum += f64::from(lanes(&acc, 0.0, |a, x| a + x, |a, b| a + b));
