@@ -70,7 +70,7 @@ impl WithStore for &Task<'_> {
             for tile in 0..heights.count() {
                 let rows = heights.range(tile);
                 for (to, &base) in frame.rows.iter_mut().zip(&self.rows.bases[rows.clone()]) {
-                    *to = self.rows.data[base..].as_ptr();
+                    *to = self.rows.data.as_ptr().wrapping_add(base);
                 }
                 frame.ahead = match tile {
                     _ if heights.count() == 1 => NEAR,
@@ -80,11 +80,8 @@ impl WithStore for &Task<'_> {
                 // SAFETY: this method's contract. The tile writes `count` panels of sums for each row.
                 unsafe {
                     tiles[usize::from(self.x == ByteType::I8)][rows.len() - 1](&frame);
-                    for i in 0..count {
-                        let cols = NR.min(self.n - col - i * NR);
-                        let from = frame.sums.cast::<i32>().add(i * NR);
-                        store.put(rows.clone(), col + i * NR, cols, from, count * NR);
-                    }
+                    let cols = (count * NR).min(self.n - col);
+                    store.put(rows, col, cols, frame.sums.cast(), count * NR);
                 }
             }
             panel += count;
@@ -126,22 +123,60 @@ fn shape(rows: usize, left: usize) -> (usize, [&'static [Tile]; 2]) {
     }
 }
 
-/// Four activations of a row in every lane of register 28. The first rows' places stand in registers.
+/// Four activations of a row, of a tile of so many panels, in every lane of register 28. The first rows' places stand in registers.
 macro_rules! broadcast {
-    (0) => {
+    ($panels:tt, 0) => {
         "vpbroadcastd zmm28, dword ptr [r12 + rax]\n"
     };
-    (1) => {
+    ($panels:tt, 1) => {
         "vpbroadcastd zmm28, dword ptr [r13 + rax]\n"
     };
-    (2) => {
+    ($panels:tt, 2) => {
         "vpbroadcastd zmm28, dword ptr [r14 + rax]\n"
     };
-    (3) => {
+    ($panels:tt, 3) => {
         "vpbroadcastd zmm28, dword ptr [r15 + rax]\n"
     };
-    ($row:tt) => {
+    ($panels:tt, 4) => {
+        "vpbroadcastd zmm28, dword ptr [rbx + rax]\n"
+    };
+    ($panels:tt, 5) => {
+        "vpbroadcastd zmm28, dword ptr [rbp + rax]\n"
+    };
+    ($panels:tt, 6) => {
+        "vpbroadcastd zmm28, dword ptr [r10 + rax]\n"
+    };
+    (1, 7) => {
+        "vpbroadcastd zmm28, dword ptr [r9 + rax]\n"
+    };
+    (1, 8) => {
+        "vpbroadcastd zmm28, dword ptr [r11 + rax]\n"
+    };
+    ($panels:tt, $row:tt) => {
         concat!("mov rcx, qword ptr [rdi + 8*", $row, "]\nvpbroadcastd zmm28, dword ptr [rcx + rax]\n")
+    };
+}
+
+/// What registers 9, 10 and 11 hold: the ways to other panels and to weights to come, or places of rows.
+macro_rules! ways {
+    (1) => {
+        "mov r9, qword ptr [rdi + 8*7]\nmov r10, qword ptr [rdi + 8*6]\nmov r11, qword ptr [rdi + 8*8]\n"
+    };
+    (2) => {
+        "mov r9, qword ptr [rdi + 136]\nmov r10, qword ptr [rdi + 8*6]\nmov r11, qword ptr [rdi + 144]\n"
+    };
+    (4) => {
+        "mov r9, qword ptr [rdi + 136]\nlea r10, [r9 + 2*r9]\nmov r11, qword ptr [rdi + 144]\n"
+    };
+}
+
+/// Asks for weights to come.
+macro_rules! ahead {
+    (1) => {
+        ""
+    };
+    ($panels:tt) => {
+        "prefetcht1 byte ptr [r8 + r11]\n"
     };
 }
 
@@ -181,17 +216,20 @@ macro_rules! tile {
             // it names.
             unsafe {
                 asm!(
+                    // The compiler does not lend these two.
+                    "push rbx",
+                    "push rbp",
                     "mov rcx, qword ptr [rdi + 96]",
                     "mov rdx, qword ptr [rdi + 112]",
                     "mov rsi, qword ptr [rdi + 120]",
                     "mov r8, qword ptr [rdi + 128]",
-                    "mov r9, qword ptr [rdi + 136]",
-                    "mov r11, qword ptr [rdi + 144]",
-                    "lea r10, [r9 + 2*r9]",
+                    ways!($panels),
                     "mov r12, qword ptr [rdi]",
                     "mov r13, qword ptr [rdi + 8]",
                     "mov r14, qword ptr [rdi + 16]",
                     "mov r15, qword ptr [rdi + 24]",
+                    "mov rbx, qword ptr [rdi + 32]",
+                    "mov rbp, qword ptr [rdi + 40]",
                     panels!($panels, "vmovdqu64", "rcx", "64", "192"),
                     $($(concat!("vmovdqa64 zmm", $sum, ", zmm", $w),)*)*
                     "mov ecx, 0x80808080",
@@ -202,14 +240,16 @@ macro_rules! tile {
                     "mov eax, dword ptr [rdx]",
                     "add rdx, 4",
                     panels!($panels, "vmovdqa64", "r8", "r9", "r10"),
-                    $(broadcast!($row), $flip, $(concat!("vpdpbusd zmm", $sum, ", zmm28, zmm", $w),)*)*
-                    "prefetcht1 byte ptr [r8 + r11]",
+                    $(broadcast!($panels, $row), $flip, $(concat!("vpdpbusd zmm", $sum, ", zmm28, zmm", $w),)*)*
+                    ahead!($panels),
                     "add r8, 64",
                     "cmp rdx, rsi",
                     "jne 2b",
                     "3:",
                     "mov rcx, qword ptr [rdi + 104]",
                     $($(concat!("vmovdqa64 zmmword ptr [rcx + 64*", $sum, "], zmm", $sum),)*)*
+                    "pop rbp",
+                    "pop rbx",
                     in("rdi") frame,
                     out("rax") _, out("rcx") _, out("rdx") _, out("rsi") _, out("r8") _, out("r9") _, out("r10") _, out("r11") _,
                     out("r12") _, out("r13") _, out("r14") _, out("r15") _,
@@ -218,7 +258,6 @@ macro_rules! tile {
                     out("zmm14") _, out("zmm15") _, out("zmm16") _, out("zmm17") _, out("zmm18") _, out("zmm19") _, out("zmm20") _,
                     out("zmm21") _, out("zmm22") _, out("zmm23") _, out("zmm24") _, out("zmm25") _, out("zmm26") _, out("zmm27") _,
                     out("zmm28") _, out("zmm31") _,
-                    options(nostack),
                 );
             }
         }

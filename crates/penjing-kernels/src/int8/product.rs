@@ -29,6 +29,10 @@ const MANY_TASKS: usize = 16;
 const SHORT_TASK: usize = 49;
 /// Rows of a long task, whose windows stay in the second-level cache.
 const LONG_TASK: usize = 192;
+/// Bytes of the windows of a longer task, which shallow ones are in.
+const WINDOWS: usize = 1 << 16;
+/// Rows of the longest task.
+const LONGEST_TASK: usize = 1024;
 /// Most rows of a tile.
 pub(super) const ROWS: usize = 5;
 
@@ -195,7 +199,8 @@ impl GroupWeights for PackedProduct {
 
     /// Longer tasks share more of their windows; shorter ones busy more threads.
     fn task_rows(&self, pixels: usize) -> usize {
-        (pixels / MANY_TASKS).clamp(SHORT_TASK, LONG_TASK)
+        let longest = LONG_TASK.max(WINDOWS / (self.runs * self.run_len).max(1)).min(LONGEST_TASK);
+        (pixels / MANY_TASKS).clamp(SHORT_TASK, longest)
     }
 
     fn panels(&self) -> usize {

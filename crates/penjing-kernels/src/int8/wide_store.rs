@@ -3,7 +3,7 @@
 //! As in [`super::store`], all stores give the bits of [`QFinish::put`], which [`Any`] calls.
 
 use super::{
-    Bytes, QResidual, QTensor,
+    ByteType, Bytes, QResidual, QTensor,
     epilogue::{Columns, Out, QFinish},
 };
 use crate::{
@@ -16,7 +16,7 @@ use std::{arch::x86_64::*, ops::Range};
 /// Most panels of a tile.
 pub(super) const PANELS: usize = 4;
 
-/// Takes sums of up to 16 columns.
+/// Takes the sums of a tile.
 pub(super) trait Store {
     /// What the sums of columns from `col` on begin with: all of the columns' panels.
     fn start(&self, col: usize) -> *const i32;
@@ -24,7 +24,7 @@ pub(super) trait Store {
     /// Stores `rows`, `cols` columns from `col` on, whose sums are `pitch` apart.
     ///
     /// # Safety
-    /// 16 sums of each row are readable; the host has `Isa::Avx512`.
+    /// Whole panels of sums of each row are readable; the host has `Isa::Avx512`.
     unsafe fn put(&self, rows: Range<usize>, col: usize, cols: usize, sums: *const i32, pitch: usize);
 }
 
@@ -183,11 +183,17 @@ impl Widen for u8 {
 trait Finished: Copy {
     type Element: Pod;
 
-    /// Stores 16 elements, of those those of `mask`.
+    /// Stores whole panels side by side, one or two: four registers, `stride` elements from row to row, of which there are `rows`.
+    ///
+    /// # Safety
+    /// The rows' elements are writable; the host has `Isa::Avx512`.
+    unsafe fn store<const PANELS: usize>(&self, v: [__m512; 4], to: *mut Self::Element, stride: usize, rows: usize);
+
+    /// Stores the elements of `mask`.
     ///
     /// # Safety
     /// They are writable; the host has `Isa::Avx512`.
-    unsafe fn store<const ALL: bool>(&self, v: __m512, to: *mut Self::Element, mask: __mmask16);
+    unsafe fn store_part(&self, v: __m512, to: *mut Self::Element, mask: __mmask16);
 }
 
 /// They are limited.
@@ -206,44 +212,93 @@ impl Reals {
     }
 }
 
-impl Finished for Reals {
-    type Element = f32;
-
+impl Reals {
+    /// # Safety
+    /// The host has `Isa::Avx512`.
     #[inline(always)]
-    unsafe fn store<const ALL: bool>(&self, v: __m512, to: *mut f32, mask: __mmask16) {
+    unsafe fn limit(&self, v: __m512) -> __m512 {
         // SAFETY: this function's contract. Comparisons that are false for NaN keep it.
         unsafe {
             let v = _mm512_mask_mov_ps(v, _mm512_cmp_ps_mask::<_CMP_LE_OQ>(v, self.min), self.min);
-            let v = _mm512_mask_mov_ps(v, _mm512_cmp_ps_mask::<_CMP_GE_OQ>(v, self.max), self.max);
-            if ALL { _mm512_storeu_ps(to, v) } else { _mm512_mask_storeu_ps(to, mask, v) }
+            _mm512_mask_mov_ps(v, _mm512_cmp_ps_mask::<_CMP_GE_OQ>(v, self.max), self.max)
         }
     }
 }
 
-/// They are rounded to codes of either type, whose bits are the low ones of the integers.
+impl Finished for Reals {
+    type Element = f32;
+
+    #[inline(always)]
+    unsafe fn store<const PANELS: usize>(&self, v: [__m512; 4], to: *mut f32, stride: usize, rows: usize) {
+        for (i, v) in v.into_iter().enumerate() {
+            if i / PANELS < rows {
+                // SAFETY: this function's contract.
+                unsafe { _mm512_storeu_ps(to.add(i / PANELS * stride + i % PANELS * NR), self.limit(v)) };
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_part(&self, v: __m512, to: *mut f32, mask: __mmask16) {
+        // SAFETY: this function's contract.
+        unsafe { _mm512_mask_storeu_ps(to, mask, self.limit(v)) }
+    }
+}
+
+/// They are rounded to codes of either type.
 #[derive(Clone, Copy)]
 struct Codes {
     inverse: __m512,
-    lo: __m512,
-    hi: __m512,
+    /// The greatest quotient; the least needs no care, since what is too small for an i32 becomes the least i32.
+    most: __m512,
+    /// Of u8 codes: those of i8 are computed with a zero point that is greater by 128, and their highest bit is inverted.
     zero: __m512i,
+    lo: __m512i,
+    hi: __m512i,
+    flip: __m512i,
+    /// Quarters of four registers, which packing has interleaved, one after the other.
+    order: __m512i,
 }
 
 impl Codes {
     /// None where a step may make a NaN.
     #[inline]
-    #[target_feature(enable = "avx512f")]
+    #[target_feature(enable = "avx512f,avx512bw")]
     fn new(finish: &QFinish<'_>) -> Option<Codes> {
-        let Out::Codes(_, _, rounding) = finish.y else {
+        let Out::Codes(_, byte, rounding) = finish.y else {
             return None;
         };
+        let shift = if *byte == ByteType::I8 { 128 } else { 0 };
         let r = rounding.within(finish.columns.clamp).filter(|_| finish.columns.tame)?;
+        let code = |limit: f32| _mm512_set1_epi8((limit.round_ties_even() as i32 + r.zero + shift) as u8 as i8);
         Some(Codes {
             inverse: _mm512_set1_ps(r.inverse),
-            lo: _mm512_set1_ps(r.lo),
-            hi: _mm512_set1_ps(r.hi),
-            zero: _mm512_set1_epi32(r.zero),
+            most: _mm512_set1_ps(r.hi),
+            zero: _mm512_set1_epi16((r.zero + shift) as i16),
+            lo: code(r.lo),
+            hi: code(r.hi),
+            flip: _mm512_set1_epi8(shift as u8 as i8),
+            order: _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15),
         })
+    }
+
+    /// The codes of four registers, one after the other.
+    ///
+    /// # Safety
+    /// The host has `Isa::Avx512`.
+    #[inline(always)]
+    unsafe fn bytes(&self, v: [__m512; 4]) -> __m512i {
+        // SAFETY: this function's contract.
+        unsafe {
+            let mut codes = [_mm512_setzero_si512(); 4];
+            for i in 0..4 {
+                codes[i] = _mm512_cvtps_epi32(_mm512_min_ps(_mm512_mul_ps(v[i], self.inverse), self.most));
+            }
+            let even = _mm512_adds_epi16(_mm512_packs_epi32(codes[0], codes[1]), self.zero);
+            let odd = _mm512_adds_epi16(_mm512_packs_epi32(codes[2], codes[3]), self.zero);
+            let bytes = _mm512_permutexvar_epi32(self.order, _mm512_packus_epi16(even, odd));
+            _mm512_xor_si512(_mm512_min_epu8(_mm512_max_epu8(bytes, self.lo), self.hi), self.flip)
+        }
     }
 }
 
@@ -251,13 +306,34 @@ impl Finished for Codes {
     type Element = u8;
 
     #[inline(always)]
-    unsafe fn store<const ALL: bool>(&self, v: __m512, to: *mut u8, mask: __mmask16) {
+    unsafe fn store<const PANELS: usize>(&self, v: [__m512; 4], to: *mut u8, stride: usize, rows: usize) {
         // SAFETY: this function's contract.
         unsafe {
-            let limited = _mm512_min_ps(_mm512_max_ps(_mm512_mul_ps(v, self.inverse), self.lo), self.hi);
-            let bytes = _mm512_cvtepi32_epi8(_mm512_add_epi32(_mm512_cvtps_epi32(limited), self.zero));
-            if ALL { _mm_storeu_si128(to.cast(), bytes) } else { _mm_mask_storeu_epi8(to.cast(), mask, bytes) }
+            let bytes = self.bytes(v);
+            if PANELS == 2 {
+                _mm256_storeu_si256(to.cast(), _mm512_castsi512_si256(bytes));
+                if rows > 1 {
+                    _mm256_storeu_si256(to.add(stride).cast(), _mm512_extracti64x4_epi64::<1>(bytes));
+                }
+                return;
+            }
+            _mm_storeu_si128(to.cast(), _mm512_castsi512_si128(bytes));
+            if rows > 1 {
+                _mm_storeu_si128(to.add(stride).cast(), _mm512_extracti32x4_epi32::<1>(bytes));
+            }
+            if rows > 2 {
+                _mm_storeu_si128(to.add(2 * stride).cast(), _mm512_extracti32x4_epi32::<2>(bytes));
+            }
+            if rows > 3 {
+                _mm_storeu_si128(to.add(3 * stride).cast(), _mm512_extracti32x4_epi32::<3>(bytes));
+            }
         }
+    }
+
+    #[inline(always)]
+    unsafe fn store_part(&self, v: __m512, to: *mut u8, mask: __mmask16) {
+        // SAFETY: this function's contract.
+        unsafe { _mm_mask_storeu_epi8(to.cast(), mask, _mm512_castsi512_si128(self.bytes([v; 4]))) }
     }
 }
 
@@ -269,34 +345,117 @@ struct Straight<'a, F: Finished, A> {
     added: A,
 }
 
+/// Rows of some columns: their sums, and where they go.
+struct Place<T, E> {
+    rows: usize,
+    /// Channel of the first column.
+    first: usize,
+    sums: *const i32,
+    pitch: usize,
+    y: *mut T,
+    added: *const E,
+    /// Elements from row to row of y and of what is added.
+    stride: usize,
+}
+
 impl<F: Finished, A: Added> Straight<'_, F, A> {
+    /// 16 results of a row, of those those of `mask`.
+    ///
     /// # Safety
-    /// That of [`Store::put`].
+    /// 16 sums and channels are readable; the host has `Isa::Avx512`.
     #[inline(always)]
-    unsafe fn rows<const ALL: bool>(
+    unsafe fn real(
         &self,
-        rows: Range<usize>,
-        col: usize,
-        cols: usize,
+        scale: __m512,
+        bias: __m512,
         sums: *const i32,
-        pitch: usize,
-    ) {
-        let (stride, c) = (self.finish.stride, self.finish.columns);
-        let first = self.finish.first_col + col;
-        let at = (self.finish.first_row + rows.start) * stride + first;
-        let span = (rows.len() - 1) * stride + cols;
-        let (y, added) = (self.y.at(at, span), self.added.place(at, span));
-        let mask = ((1u32 << cols) - 1) as __mmask16;
-        let mask = if ALL { !0 } else { mask };
-        // SAFETY: this function's contract; `at` and `place` checked the span, of which a task puts each of its elements once.
+        added: *const A::Element,
+        mask: __mmask16,
+    ) -> __m512 {
+        // SAFETY: this function's contract.
+        unsafe {
+            let sum = _mm512_cvtepi32_ps(_mm512_load_si512(sums.cast()));
+            self.added.add(_mm512_add_ps(_mm512_mul_ps(sum, scale), bias), added, mask)
+        }
+    }
+
+    /// # Safety
+    /// 16 channels from the place's first are readable; the host has `Isa::Avx512`.
+    #[inline(always)]
+    unsafe fn channels(&self, first: usize) -> [__m512; 2] {
+        let c = self.finish.columns;
+        // SAFETY: a tile has 16 elements.
         unsafe {
             let scale = _mm512_loadu_ps(Columns::tile(&c.scale, first).as_ptr());
-            let bias = _mm512_loadu_ps(Columns::tile(&c.bias, first).as_ptr());
-            for r in 0..rows.len() {
-                let sum = _mm512_cvtepi32_ps(_mm512_load_si512(sums.add(r * pitch).cast()));
-                let v = _mm512_add_ps(_mm512_mul_ps(sum, scale), bias);
-                let v = self.added.add(v, added.wrapping_add(r * stride), mask);
-                self.finished.store::<ALL>(v, y.add(r * stride), mask);
+            [scale, _mm512_loadu_ps(Columns::tile(&c.bias, first).as_ptr())]
+        }
+    }
+
+    /// Four registers of whole panels from `row` on; rows after the last are the last again.
+    ///
+    /// # Safety
+    /// That of [`Store::put`]; the place has the rows.
+    #[inline(always)]
+    unsafe fn four<const PANELS: usize>(
+        &self,
+        p: &Place<F::Element, A::Element>,
+        channels: &[[__m512; 2]; PANELS],
+        row: usize,
+        last: usize,
+    ) -> [__m512; 4] {
+        // SAFETY: this function's contract.
+        unsafe {
+            let mut v = [_mm512_setzero_ps(); 4];
+            for i in 0..4 {
+                let (row, panel) = ((row + i / PANELS).min(last), i % PANELS);
+                let [scale, bias] = channels[panel];
+                let added = p.added.wrapping_add(row * p.stride + panel * NR);
+                v[i] = self.real(scale, bias, p.sums.add(row * p.pitch + panel * NR), added, !0);
+            }
+            v
+        }
+    }
+
+    /// One or two whole panels.
+    ///
+    /// # Safety
+    /// As of [`four`](Self::four).
+    #[inline(always)]
+    unsafe fn whole<const PANELS: usize>(&self, p: &Place<F::Element, A::Element>) {
+        let group = 4 / PANELS;
+        // SAFETY: this function's contract.
+        unsafe {
+            let mut channels = [[_mm512_setzero_ps(); 2]; PANELS];
+            for (i, channels) in channels.iter_mut().enumerate() {
+                *channels = self.channels(p.first + i * NR);
+            }
+            let mut row = 0;
+            while row + group <= p.rows {
+                let v = self.four::<PANELS>(p, &channels, row, usize::MAX);
+                self.finished.store::<PANELS>(v, p.y.add(row * p.stride), p.stride, group);
+                row += group;
+            }
+            if row < p.rows {
+                let v = self.four::<PANELS>(p, &channels, row, p.rows - 1);
+                self.finished.store::<PANELS>(v, p.y.add(row * p.stride), p.stride, p.rows - row);
+            }
+        }
+    }
+
+    /// Fewer than 16 columns.
+    ///
+    /// # Safety
+    /// As of [`whole`](Self::whole).
+    #[inline(always)]
+    unsafe fn part(&self, p: &Place<F::Element, A::Element>, cols: usize) {
+        let mask = ((1u32 << cols) - 1) as __mmask16;
+        // SAFETY: this function's contract.
+        unsafe {
+            let [scale, bias] = self.channels(p.first);
+            for row in 0..p.rows {
+                let added = p.added.wrapping_add(row * p.stride);
+                let v = self.real(scale, bias, p.sums.add(row * p.pitch), added, mask);
+                self.finished.store_part(v, p.y.add(row * p.stride), mask);
             }
         }
     }
@@ -310,13 +469,30 @@ impl<F: Finished, A: Added> Store for Straight<'_, F, A> {
 
     #[inline(always)]
     unsafe fn put(&self, rows: Range<usize>, col: usize, cols: usize, sums: *const i32, pitch: usize) {
-        // SAFETY: this function's contract.
-        unsafe {
-            if cols == NR {
-                self.rows::<true>(rows, col, cols, sums, pitch);
-            } else {
-                self.rows::<false>(rows, col, cols, sums, pitch);
+        let (stride, first) = (self.finish.stride, self.finish.first_col + col);
+        let at = (self.finish.first_row + rows.start) * stride + first;
+        let span = (rows.len() - 1) * stride + cols;
+        let (y, added) = (self.y.at(at, span), self.added.place(at, span));
+        let mut done = 0;
+        while done < cols {
+            // SAFETY: this function's contract; `at` and `place` checked the span, of which a task puts each of its elements once.
+            unsafe {
+                let p = Place {
+                    rows: rows.len(),
+                    first: first + done,
+                    sums: sums.add(done),
+                    pitch,
+                    y: y.add(done),
+                    added: added.wrapping_add(done),
+                    stride,
+                };
+                match cols - done {
+                    left if left >= 2 * NR => self.whole::<2>(&p),
+                    left if left >= NR => self.whole::<1>(&p),
+                    left => self.part(&p, left),
+                }
             }
+            done += if cols - done >= 2 * NR { 2 * NR } else { NR };
         }
     }
 }
@@ -334,10 +510,12 @@ impl Store for Any<'_> {
     #[inline(always)]
     unsafe fn put(&self, rows: Range<usize>, col: usize, cols: usize, sums: *const i32, pitch: usize) {
         for (i, row) in rows.enumerate() {
-            let mut acc = Acc([[0; NR]; MR]);
-            // SAFETY: this function's contract.
-            acc.0[0] = unsafe { sums.add(i * pitch).cast::<[i32; NR]>().read() };
-            self.0.put(row, 1, col, cols, &acc);
+            for done in (0..cols).step_by(NR) {
+                let mut acc = Acc([[0; NR]; MR]);
+                // SAFETY: this function's contract.
+                acc.0[0] = unsafe { sums.add(i * pitch + done).cast::<[i32; NR]>().read() };
+                self.0.put(row, 1, col + done, NR.min(cols - done), &acc);
+            }
         }
     }
 }
