@@ -42,7 +42,7 @@ pub enum Family {
 pub struct KernelRow {
     /// The whole name.
     pub name: &'static str,
-    /// The name without the level.
+    /// The name without the level and its tile.
     pub spec: &'static str,
     /// The level that the host must have.
     pub isa: Isa,
@@ -52,26 +52,32 @@ pub struct KernelRow {
     pub exactness: Exactness,
 }
 
-/// The row of `spec` at level `isa` itself; the tile at the end of `spec` may be left out.
+/// The row of `spec` at level `isa`.
 pub fn row(isa: Isa, spec: &str) -> Option<&'static KernelRow> {
-    KERNELS
-        .iter()
-        .find(|row| row.isa == isa && (row.spec == spec || row.spec.rsplit_once('.').is_some_and(|(s, _)| s == spec)))
+    KERNELS.iter().find(|row| row.isa == isa && row.spec == spec)
 }
 
 macro_rules! rows {
-    ($($family:ident $exactness:expr => $($spec:literal)*;)*) => {
-        &[
-            $($(
-                rows!(@row "generic", Isa::Generic, $family, $exactness, $spec),
-                rows!(@row "avx2", Isa::Avx2, $family, $exactness, $spec),
-                rows!(@row "avx512", Isa::Avx512, $family, $exactness, $spec),
-            )*)*
+    ($($family:ident $exactness:expr, $tiles:tt => $($spec:literal)*;)*) => {
+        &[$($(levels!($family $exactness, $spec, $tiles),)*)*]
+    };
+}
+
+/// The rows of a kernel at every level, with the tile that it has there.
+macro_rules! levels {
+    ($family:ident $exactness:expr, $spec:literal, []) => {
+        levels!($family $exactness, $spec, ["" "" ""])
+    };
+    ($family:ident $exactness:expr, $spec:literal, [$generic:literal $avx2:literal $avx512:literal]) => {
+        [
+            levels!(@row "generic", Isa::Generic, $family, $exactness, $spec, $generic),
+            levels!(@row "avx2", Isa::Avx2, $family, $exactness, $spec, $avx2),
+            levels!(@row "avx512", Isa::Avx512, $family, $exactness, $spec, $avx512),
         ]
     };
-    (@row $isa_name:literal, $isa:expr, $family:ident, $exactness:expr, $spec:literal) => {
+    (@row $isa_name:literal, $isa:expr, $family:ident, $exactness:expr, $spec:literal, $tile:literal) => {
         KernelRow {
-            name: concat!($isa_name, ".", $spec),
+            name: concat!($isa_name, ".", $spec, $tile),
             spec: $spec,
             isa: $isa,
             family: Family::$family,
@@ -83,47 +89,52 @@ macro_rules! rows {
 use Exactness::{Accumulating, Exact, Rounding, Transformed};
 
 /// Every kernel at every level.
-pub static KERNELS: &[KernelRow] = rows! {
-    MatMul Accumulating(1) => "f32-f32-f32w-gemm.6x16" "f32-f32-gemm_batched.6x16";
-    MatMul Exact => "qs8-f32-qc8w-gemm.5x16" "qs8-qs8-qc8w-gemm.5x16" "qs8-qu8-qc8w-gemm.5x16"
-        "qu8-f32-qc8w-gemm.5x16" "qu8-qs8-qc8w-gemm.5x16" "qu8-qu8-qc8w-gemm.5x16";
-    Conv Accumulating(1) => "f32-f32-f32w-conv.6x16" "f32-f32-f32w-conv_last.6x16"
-        "f32-f32-f32w-conv_last_depthwise.4x8" "f32-f32-f32w-conv_input_grad.6x16" "f32-f32-conv_weight_grad.3x4"
-        "f32-f32-f32w-conv_last_input_grad.6x16" "f32-f32-conv_last_weight_grad.6x16";
-    Conv Transformed(16) => "f32-f32-f32w-conv_last_winograd.2x2";
-    Conv Transformed(160) => "f32-f32-f32w-conv_last_winograd.4x4" "f32-f32-f32w-conv_last_input_grad_winograd.4x4";
-    Conv Exact => "qs8-f32-qc8w-conv_last.5x16" "qs8-qs8-qc8w-conv_last.5x16" "qs8-qu8-qc8w-conv_last.5x16"
-        "qu8-f32-qc8w-conv_last.5x16" "qu8-qs8-qc8w-conv_last.5x16" "qu8-qu8-qc8w-conv_last.5x16"
-        "qs8-f32-qc8w-conv_last_depthwise.4x32" "qs8-qs8-qc8w-conv_last_depthwise.4x32"
-        "qs8-qu8-qc8w-conv_last_depthwise.4x32" "qu8-f32-qc8w-conv_last_depthwise.4x32"
-        "qu8-qs8-qc8w-conv_last_depthwise.4x32" "qu8-qu8-qc8w-conv_last_depthwise.4x32"
-        "qs8-f32-qc8w-conv_last_winograd.4x4" "qs8-qs8-qc8w-conv_last_winograd.4x4"
+pub static KERNELS: &[KernelRow] = ROWS.as_flattened();
+
+static ROWS: &[[KernelRow; Isa::ALL.len()]] = rows! {
+    MatMul Accumulating(1), [".6x16" ".6x16" ".12x32"] => "f32-f32-f32w-gemm" "f32-f32-gemm_batched";
+    MatMul Exact, [".5x16" ".5x16" ".12x32"] => "qs8-f32-qc8w-gemm" "qs8-qs8-qc8w-gemm" "qs8-qu8-qc8w-gemm"
+        "qu8-f32-qc8w-gemm" "qu8-qs8-qc8w-gemm" "qu8-qu8-qc8w-gemm";
+    Conv Accumulating(1), [".6x16" ".6x16" ".6x16"] => "f32-f32-f32w-conv" "f32-f32-f32w-conv_input_grad";
+    Conv Accumulating(1), [".6x16" ".6x16" ".12x32"] => "f32-f32-f32w-conv_last" "f32-f32-f32w-conv_last_input_grad"
+        "f32-f32-conv_last_weight_grad";
+    Conv Accumulating(1), [".4x8" ".4x8" ".8x16"] => "f32-f32-f32w-conv_last_depthwise";
+    Conv Accumulating(1), [".3x4" ".3x4" ".3x4"] => "f32-f32-conv_weight_grad";
+    Conv Transformed(16), [] => "f32-f32-f32w-conv_last_winograd.2x2";
+    Conv Transformed(160), [] => "f32-f32-f32w-conv_last_winograd.4x4" "f32-f32-f32w-conv_last_input_grad_winograd.4x4";
+    Conv Exact, [".5x16" ".5x16" ".12x32"] => "qs8-f32-qc8w-conv_last" "qs8-qs8-qc8w-conv_last"
+        "qs8-qu8-qc8w-conv_last" "qu8-f32-qc8w-conv_last" "qu8-qs8-qc8w-conv_last" "qu8-qu8-qc8w-conv_last";
+    Conv Exact, [".4x32" ".4x32" ".4x64"] => "qs8-f32-qc8w-conv_last_depthwise" "qs8-qs8-qc8w-conv_last_depthwise"
+        "qs8-qu8-qc8w-conv_last_depthwise" "qu8-f32-qc8w-conv_last_depthwise" "qu8-qs8-qc8w-conv_last_depthwise"
+        "qu8-qu8-qc8w-conv_last_depthwise";
+    Conv Exact, [] => "qs8-f32-qc8w-conv_last_winograd.4x4" "qs8-qs8-qc8w-conv_last_winograd.4x4"
         "qs8-qu8-qc8w-conv_last_winograd.4x4" "qu8-f32-qc8w-conv_last_winograd.4x4"
         "qu8-qs8-qc8w-conv_last_winograd.4x4" "qu8-qu8-qc8w-conv_last_winograd.4x4";
-    Pool Exact => "f32-f32-max_pool" "s8-s8-max_pool" "u8-u8-max_pool"
-        "f32-f32-max_pool_last" "s8-s8-max_pool_last" "u8-u8-max_pool_last";
-    Pool Accumulating(1) => "f32-f32-max_pool_grad" "f32-f32-avg_pool" "f32-f32-avg_pool_last" "f32-f32-avg_pool_grad"
+    Pool Exact, [] => "f32-f32-max_pool" "s8-s8-max_pool" "u8-u8-max_pool" "f32-f32-max_pool_last" "s8-s8-max_pool_last"
+        "u8-u8-max_pool_last";
+    Pool Accumulating(1), [] => "f32-f32-max_pool_grad" "f32-f32-avg_pool" "f32-f32-avg_pool_last" "f32-f32-avg_pool_grad"
         "f32-f32-max_pool_grad_last";
-    Elementwise Rounding(4) => "f32-f32-chain";
-    MatMul Accumulating(8) => "f32-f32-attention_grad";
-    Reduce Exact => "qs8-f32-mean" "qs8-qs8-mean" "qs8-qu8-mean" "qu8-f32-mean" "qu8-qs8-mean" "qu8-qu8-mean";
-    Reduce Accumulating(1) => "f32-f32-reduce";
-    Reduce Exact => "f32-i64-arg_reduce";
-    Reduce Accumulating(4) => "f32-f32-softmax" "f32-f32-log_softmax" "f32-f32-softmax_grad" "f32-f32-log_softmax_grad";
-    Norm Accumulating(4) => "f32-f32-layer_norm" "f32-f32-rms_norm" "f32-f32-group_norm" "f32-f32-batch_norm_train"
-        "f32-f32-layer_norm_grad" "f32-f32-batch_norm_grad" "f32-f32-batch_norm_train_last" "f32-f32-batch_norm_grad_last";
-    Attention Accumulating(8) => "f32-f32-attention.6x16";
-    Movement Exact => "x8-x8-permute" "x16-x16-permute" "x32-x32-permute" "x64-x64-permute"
-        "x8-x8-slice" "x16-x16-slice" "x32-x32-slice" "x64-x64-slice"
-        "x8-x8-expand" "x16-x16-expand" "x32-x32-expand" "x64-x64-expand"
-        "x8-x8-concat" "x16-x16-concat" "x32-x32-concat" "x64-x64-concat"
-        "x8-x8-pad" "x16-x16-pad" "x32-x32-pad" "x64-x64-pad"
-        "x8-x8-gather" "x16-x16-gather" "x32-x32-gather" "x64-x64-gather"
-        "x8-x8-one_hot" "x16-x16-one_hot" "x32-x32-one_hot" "x64-x64-one_hot";
-    Movement Accumulating(1) => "f32-f32-gather_grad";
-    Recurrent Accumulating(8) => "f32-f32-f32w-lstm" "qs8-f32-qc8w-lstm" "qu8-f32-qc8w-lstm" "f32-f32-lstm_grad"
+    Elementwise Rounding(4), [] => "f32-f32-chain";
+    MatMul Accumulating(8), [] => "f32-f32-attention_grad";
+    Reduce Exact, [] => "qs8-f32-mean" "qs8-qs8-mean" "qs8-qu8-mean" "qu8-f32-mean" "qu8-qs8-mean" "qu8-qu8-mean";
+    Reduce Accumulating(1), [] => "f32-f32-reduce";
+    Reduce Exact, [] => "f32-i64-arg_reduce";
+    Reduce Accumulating(4), [] => "f32-f32-softmax" "f32-f32-log_softmax" "f32-f32-softmax_grad"
+        "f32-f32-log_softmax_grad";
+    Norm Accumulating(4), [] => "f32-f32-layer_norm" "f32-f32-rms_norm" "f32-f32-group_norm" "f32-f32-batch_norm_train"
+        "f32-f32-layer_norm_grad" "f32-f32-batch_norm_grad" "f32-f32-batch_norm_train_last"
+        "f32-f32-batch_norm_grad_last";
+    Attention Accumulating(8), [".6x16" ".6x16" ".12x32"] => "f32-f32-attention";
+    Movement Exact, [] => "x8-x8-permute" "x16-x16-permute" "x32-x32-permute" "x64-x64-permute" "x8-x8-slice"
+        "x16-x16-slice" "x32-x32-slice" "x64-x64-slice" "x8-x8-expand" "x16-x16-expand" "x32-x32-expand"
+        "x64-x64-expand" "x8-x8-concat" "x16-x16-concat" "x32-x32-concat" "x64-x64-concat" "x8-x8-pad" "x16-x16-pad"
+        "x32-x32-pad" "x64-x64-pad" "x8-x8-gather" "x16-x16-gather" "x32-x32-gather" "x64-x64-gather" "x8-x8-one_hot"
+        "x16-x16-one_hot" "x32-x32-one_hot" "x64-x64-one_hot";
+    Movement Accumulating(1), [] => "f32-f32-gather_grad";
+    Recurrent Accumulating(8), [] => "f32-f32-f32w-lstm" "qs8-f32-qc8w-lstm" "qu8-f32-qc8w-lstm" "f32-f32-lstm_grad"
         "f32-f32-f32w-gru";
-    Quantize Exact => "f32-qs8-quantize" "f32-qu8-quantize" "qs8-f32-dequantize" "qu8-f32-dequantize" "f32-f32-fake_quant";
+    Quantize Exact, [] => "f32-qs8-quantize" "f32-qu8-quantize" "qs8-f32-dequantize" "qu8-f32-dequantize"
+        "f32-f32-fake_quant";
 };
 
 #[cfg(test)]
@@ -136,17 +147,19 @@ mod tests {
         let names: BTreeSet<&str> = KERNELS.iter().map(|r| r.name).collect();
         assert_eq!(names.len(), KERNELS.len());
         for r in KERNELS {
-            assert_eq!(r.name, format!("{}.{}", r.isa.name(), r.spec));
+            let tile =
+                r.name.strip_prefix(&format!("{}.{}", r.isa.name(), r.spec)).expect("a name is level, spec and tile");
+            assert!(tile.is_empty() || tile.starts_with('.'), "{}", r.name);
             assert!(Isa::ALL.into_iter().all(|isa| row(isa, r.spec).is_some()), "{}", r.spec);
         }
     }
 
     #[test]
-    fn a_row_is_found_with_and_without_its_tile() {
-        let found = |spec| row(Isa::Avx2, spec).map(|r| r.name);
-        assert_eq!(found("f32-f32-f32w-gemm.6x16"), Some("avx2.f32-f32-f32w-gemm.6x16"));
-        assert_eq!(found("f32-f32-f32w-gemm"), Some("avx2.f32-f32-f32w-gemm.6x16"));
-        assert_eq!(found("f32-f32-f32w"), None);
-        assert_eq!(found("x8-x8-pad"), Some("avx2.x8-x8-pad"));
+    fn a_row_is_found_by_its_spec() {
+        let found = |isa, spec| row(isa, spec).map(|r| r.name);
+        assert_eq!(found(Isa::Avx2, "f32-f32-f32w-gemm"), Some("avx2.f32-f32-f32w-gemm.6x16"));
+        assert_eq!(found(Isa::Avx512, "f32-f32-f32w-gemm"), Some("avx512.f32-f32-f32w-gemm.12x32"));
+        assert_eq!(found(Isa::Avx2, "f32-f32-f32w"), None);
+        assert_eq!(found(Isa::Avx2, "x8-x8-pad"), Some("avx2.x8-x8-pad"));
     }
 }

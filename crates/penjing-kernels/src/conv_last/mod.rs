@@ -78,8 +78,8 @@ impl Method {
     /// The row of the kernel table.
     pub fn spec(self) -> &'static str {
         match self {
-            Method::Direct => "f32-f32-f32w-conv_last.6x16",
-            Method::Depthwise => "f32-f32-f32w-conv_last_depthwise.4x8",
+            Method::Direct => "f32-f32-f32w-conv_last",
+            Method::Depthwise => "f32-f32-f32w-conv_last_depthwise",
             Method::Winograd2 => "f32-f32-f32w-conv_last_winograd.2x2",
             Method::Winograd4 => "f32-f32-f32w-conv_last_winograd.4x4",
         }
