@@ -1,19 +1,34 @@
 //! Every candidate of a fixed list of convolutions, timed: what costs are fitted to, and what picks are judged by.
 
-use crate::{Costs, ExecError, Sample, Target, costs::macs};
+use crate::{
+    Costs, ExecError, Sample, Target,
+    costs::{int8_row, macs},
+};
 use penjing_kernels::{
     Ctx, KernelError, Pool,
     conv::ConvShape,
     conv_last::{ConvEpilogue, Method, PackedConvLast, conv_last},
+    gemm::Clamp,
+    int8::{ByteType, Bytes, Grid, Limits, PackedQConvLast, QEpilogue, QOut, QTensor, qconv_last},
 };
 use penjing_tensor::Rng;
 use std::time::{Duration, Instant};
+
+/// What a convolution multiplies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(missing_docs)]
+pub enum Precision {
+    F32,
+    Int8,
+}
 
 /// A shape with the times of its candidates.
 #[derive(Clone, Debug)]
 pub struct Timed {
     /// Where the shape comes from.
-    pub label: &'static str,
+    pub label: String,
+    /// Of activations and weights.
+    pub precision: Precision,
     /// Whether costs are fitted to it; other shapes only judge them.
     pub fitted: bool,
     /// The convolution.
@@ -104,11 +119,15 @@ const SHAPES: &[(&str, Use, [usize; 7])] = &[
 /// The time that each candidate of a shape is run for, after one run to warm up.
 const BUDGET: Duration = Duration::from_millis(12);
 
-/// Times every candidate of every shape of the list on one thread.
+/// Times every candidate of every shape of the list on one thread, of floats and of integers.
 pub fn time_kernels(target: &Target) -> Result<Vec<Timed>, ExecError> {
     let pool = Pool::new(1);
     let ctx = Ctx { isa: target.isa, pool: &pool };
-    SHAPES.iter().map(|&(label, of, extents)| time_shape(ctx, label, of, shape(extents))).collect()
+    let each = SHAPES.iter().flat_map(|&(label, of, extents)| {
+        let shape = shape(extents);
+        [time_floats, time_integers].map(|time| time(ctx, label, of == Use::Fit, shape))
+    });
+    each.collect()
 }
 
 fn shape([batch, in_channels, out_channels, side, kernel, stride, groups]: [usize; 7]) -> ConvShape {
@@ -128,8 +147,7 @@ fn shape([batch, in_channels, out_channels, side, kernel, stride, groups]: [usiz
     }
 }
 
-fn time_shape(ctx: Ctx<'_>, label: &'static str, of: Use, shape: ConvShape) -> Result<Timed, ExecError> {
-    let failed = |source| ExecError::Kernel { node: label.into(), kernel: "conv_last".into(), source };
+fn time_floats(ctx: Ctx<'_>, label: &str, fitted: bool, shape: ConvShape) -> Result<Timed, ExecError> {
     let values = |name: &str, n: Option<usize>| -> Vec<f32> {
         let rng = Rng::new(0, name, 0);
         (0..n.unwrap_or(0) as u64).map(|i| rng.uniform(i) - 0.5).collect()
@@ -140,20 +158,50 @@ fn time_shape(ctx: Ctx<'_>, label: &'static str, of: Use, shape: ConvShape) -> R
     let epilogue = ConvEpilogue { bias: Some(&bias), ..ConvEpilogue::default() };
     let mut candidates = Vec::new();
     for method in Method::candidates(&shape) {
-        let packed = PackedConvLast::new_with(ctx.isa, &shape, &w, method).map_err(failed)?;
-        let mut run = || -> Result<Duration, KernelError> {
-            let start = Instant::now();
-            conv_last(ctx, &shape, &x, &packed, &epilogue, &mut y)?;
-            Ok(start.elapsed())
-        };
-        run().map_err(failed)?;
-        let (begin, mut best) = (Instant::now(), Duration::MAX);
-        while best == Duration::MAX || begin.elapsed() < BUDGET {
-            best = best.min(run().map_err(failed)?);
-        }
-        candidates.push((format!("{}.{}", ctx.isa.name(), packed.name()), best));
+        let packed = PackedConvLast::new_with(ctx.isa, &shape, &w, method).map_err(|e| failed(label, e))?;
+        let time = fastest(&mut || conv_last(ctx, &shape, &x, &packed, &epilogue, &mut y));
+        candidates.push((format!("{}.{}", ctx.isa.name(), packed.name()), time.map_err(|e| failed(label, e))?));
     }
-    Ok(Timed { label, fitted: of == Use::Fit, shape, candidates })
+    Ok(Timed { label: label.into(), precision: Precision::F32, fitted, shape, candidates })
+}
+
+/// With weights within 64, as quantization leaves them by itself.
+fn time_integers(ctx: Ctx<'_>, label: &str, fitted: bool, shape: ConvShape) -> Result<Timed, ExecError> {
+    let values = |name: &str, n: Option<usize>, range: f32| -> Vec<u8> {
+        let rng = Rng::new(0, name, 0);
+        (0..n.unwrap_or(0) as u64).map(|i| (rng.uniform(i) * range) as u8).collect()
+    };
+    let x = values("x", shape.x_len(), 256.0);
+    let w: Vec<i8> = values("w", shape.w_len(), 129.0).into_iter().map(|w| (i16::from(w) - 64) as i8).collect();
+    let (w_scale, bias) = (vec![0.01; shape.out_channels], vec![0.5; shape.out_channels]);
+    let mut y = vec![0u8; shape.y_len().unwrap_or(0)];
+    let x = QTensor { data: Bytes::U8(&x), scale: 0.05, zero: 128 };
+    let epilogue = QEpilogue { w_scale: &w_scale, bias: Some(&bias), residual: None, clamp: Clamp::RELU };
+    let grid = Grid { scale: 0.1, zero: 0, limits: Limits::U8 };
+    let mut candidates = Vec::new();
+    for method in PackedQConvLast::candidates(ctx.isa, &shape) {
+        // Many weights may rule a method out.
+        let Ok(packed) = PackedQConvLast::new_with(ctx.isa, &shape, &w, ByteType::U8, method) else { continue };
+        let time = fastest(&mut || qconv_last(ctx, &shape, x, &packed, &epilogue, QOut::U8(&mut y, grid)));
+        candidates.push((int8_row(ctx.isa, method), time.map_err(|e| failed(label, e))?));
+    }
+    Ok(Timed { label: format!("int8 {label}"), precision: Precision::Int8, fitted, shape, candidates })
+}
+
+fn failed(label: &str, source: KernelError) -> ExecError {
+    ExecError::Kernel { node: label.into(), kernel: "conv_last".into(), source }
+}
+
+/// The fastest of the runs that fit the budget, after one to warm up.
+fn fastest(run: &mut dyn FnMut() -> Result<(), KernelError>) -> Result<Duration, KernelError> {
+    run()?;
+    let (begin, mut best) = (Instant::now(), Duration::MAX);
+    while best == Duration::MAX || begin.elapsed() < BUDGET {
+        let start = Instant::now();
+        run()?;
+        best = best.min(start.elapsed());
+    }
+    Ok(best)
 }
 
 #[cfg(test)]
@@ -162,7 +210,8 @@ mod tests {
 
     fn timed(times: &[(&str, u64)]) -> Timed {
         let candidates = times.iter().map(|&(row, us)| (row.to_string(), Duration::from_micros(us))).collect();
-        Timed { label: "", fitted: true, shape: shape([1, 16, 16, 8, 3, 1, 1]), candidates }
+        let shape = shape([1, 16, 16, 8, 3, 1, 1]);
+        Timed { label: String::new(), precision: Precision::F32, fitted: true, shape, candidates }
     }
 
     #[test]
@@ -184,7 +233,10 @@ mod tests {
         let ctx = Ctx { isa: penjing_kernels::Isa::detect(), pool: &pool };
         let small = SHAPES.iter().filter(|(_, _, [batch, _, _, side, ..])| batch * side < 16);
         for &(label, of, extents) in small {
-            assert!(!time_shape(ctx, label, of, shape(extents)).unwrap().candidates.is_empty(), "{label}");
+            for time in [time_floats, time_integers] {
+                let timed = time(ctx, label, of == Use::Fit, shape(extents)).unwrap();
+                assert!(!timed.candidates.is_empty(), "{label}");
+            }
         }
     }
 }

@@ -5,7 +5,7 @@
 //! its logarithm. Without samples the kernels' own order of preference decides. Samples are taken on one thread, so that the
 //! choice, and with it the bits of a result, is the same at any number of threads.
 
-use penjing_kernels::conv::ConvShape;
+use penjing_kernels::{Isa, conv::ConvShape, conv_last::Method, int8::PackedQConvLast};
 
 /// One kernel row timed on one shape.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -51,6 +51,11 @@ impl Costs {
         let best = costs.and_then(|costs| (0..costs.len()).min_by(|&a, &b| costs[a].total_cmp(&costs[b])));
         candidates.into_iter().nth(best.unwrap_or(0)).map(|(candidate, _)| candidate)
     }
+}
+
+/// The row that stands for a method of integer convolutions, whatever the types of activations and results.
+pub(crate) fn int8_row(isa: Isa, method: Method) -> String {
+    format!("{}.{}", isa.name(), PackedQConvLast::spec(method))
 }
 
 /// Multiply-accumulates.

@@ -16,7 +16,7 @@ mod select;
 mod session;
 mod target;
 
-pub use calibrate::{Timed, fit, time_kernels};
+pub use calibrate::{Precision, Timed, fit, time_kernels};
 pub use costs::{Costs, Sample, UNMEASURED};
 pub use error::ExecError;
 pub use fuse::fuse;

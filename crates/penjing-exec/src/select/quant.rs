@@ -5,6 +5,7 @@ use super::{
     conv::{clamp, shape},
     site::{around, channels_first},
 };
+use crate::costs::int8_row;
 use penjing_ir::{Activation, ConvSpec, Layout, MachineOp, Op, QuantScheme, residual_operands};
 use penjing_kernels::{
     KernelError,
@@ -48,8 +49,11 @@ pub(super) fn select(site: &Site, op: &Op) -> Option<Kernel> {
 fn conv_last(site: &Site, spec: &ConvSpec, act: &Activation, out: Option<&QuantScheme>) -> Option<Kernel> {
     let (x, w) = (&site.operands[X], &site.operands[WEIGHT]);
     let shape = shape(spec, &channels_first(&x.shape), &w.shape, &channels_first(&site.results[0].shape))?;
-    let packed =
-        PackedQConvLast::new(site.isa, &shape, w.content.as_ref()?.as_slice().ok()?, byte_type(x.dtype)).ok()?;
+    let (isa, weights, x) = (site.isa, w.content.as_ref()?.as_slice().ok()?, byte_type(x.dtype));
+    let methods = PackedQConvLast::candidates(isa, &shape).map(|m| (m, int8_row(isa, m)));
+    let method = site.costs.pick(&shape, methods.collect())?;
+    let packed = PackedQConvLast::new_with(isa, &shape, weights, x, method);
+    let packed = packed.or_else(|_| PackedQConvLast::new(isa, &shape, weights, x)).ok()?;
     let product = Product::new(site, act, out)?;
     let kernel = Kernel::call(site, &product.name(packed.op()), move |call| {
         product.run(call, |call, x, epilogue, y| qconv_last(call.ctx, &shape, x, &packed, epilogue, y))

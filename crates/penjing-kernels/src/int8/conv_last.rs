@@ -42,11 +42,33 @@ impl PackedQConvLast {
     /// Packs `w`, `[out_channels, in_channels / groups, KH, KW]`, any values of i8, for activations of type `x`, in the way that is
     /// fast at `isa`. Batch, input and output extents of `shape` do not matter to the result, only to the choice of the method.
     pub fn new(isa: Isa, shape: &ConvShape, w: &[i8], x: ByteType) -> Result<PackedQConvLast, KernelError> {
-        let chosen = Method::plain(shape);
-        let winograd = isa < Isa::Avx512 && chosen == Method::Direct && PackedWinograd::gains(shape);
-        match winograd.then(|| PackedQConvLast::new_with(isa, shape, w, x, Method::Winograd4)) {
-            Some(Ok(packed)) => Ok(packed),
-            _ => PackedQConvLast::new_with(isa, shape, w, x, chosen),
+        let mut packed = Err(KernelError::Geometry { kernel: NAME, why: "no method fits" });
+        for method in PackedQConvLast::candidates(isa, shape) {
+            packed = PackedQConvLast::new_with(isa, shape, w, x, method);
+            if packed.is_ok() {
+                break;
+            }
+        }
+        packed
+    }
+
+    /// The methods that `shape` allows, the one that [`new`](Self::new) tries first at `isa` first. Weights may rule out `Winograd4`.
+    pub fn candidates(isa: Isa, shape: &ConvShape) -> impl Iterator<Item = Method> {
+        let methods: &[Method] = match Method::plain(shape) {
+            Method::Depthwise => &[Method::Depthwise],
+            _ if !PackedWinograd::fits(shape) => &[Method::Direct],
+            _ if isa < Isa::Avx512 && PackedWinograd::gains(shape) => &[Method::Winograd4, Method::Direct],
+            _ => &[Method::Direct, Method::Winograd4],
+        };
+        methods.iter().copied()
+    }
+
+    /// The row of u8 activations and results that runs for a method.
+    pub fn spec(method: Method) -> &'static str {
+        match method {
+            Method::Depthwise => "qu8-qu8-qc8w-conv_last_depthwise",
+            Method::Winograd2 | Method::Winograd4 => "qu8-qu8-qc8w-conv_last_winograd.4x4",
+            Method::Direct => "qu8-qu8-qc8w-conv_last",
         }
     }
 

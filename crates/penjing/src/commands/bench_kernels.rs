@@ -7,8 +7,8 @@ use crate::{
     kernel_costs,
 };
 use anyhow::Result;
-use penjing_exec::{Costs, Timed, fit, time_kernels};
-use penjing_kernels::{Ctx, Pool, fma_peak};
+use penjing_exec::{Costs, Precision, Timed, fit, time_kernels};
+use penjing_kernels::{Ctx, Pool, fma_peak, int8_peak};
 use serde::Serialize;
 
 /// A pick may be this many times slower than the best candidate.
@@ -17,6 +17,7 @@ const TOLERATED: f64 = 1.1;
 #[derive(Serialize)]
 struct KernelBench {
     fma_peak_gflops: f64,
+    int8_peak_gops: f64,
     /// Shapes whose pick is too slow.
     wrong_picks: usize,
     shapes: Vec<ShapeBench>,
@@ -24,7 +25,7 @@ struct KernelBench {
 
 #[derive(Serialize)]
 struct ShapeBench {
-    shape: &'static str,
+    shape: String,
     /// Whether costs are fitted to the shape.
     fitted: bool,
     /// The pick's time over the best one's.
@@ -45,10 +46,13 @@ struct CandidateBench {
 pub(crate) fn run(ctx: &Context) -> Result<Outcome> {
     let costs = fit(&time_kernels(&ctx.target)?);
     let timed = time_kernels(&ctx.target)?;
-    let fma_peak_gflops = fma_peak(Ctx { isa: ctx.target.isa, pool: &Pool::new(1) });
-    let shapes: Vec<ShapeBench> = timed.iter().map(|t| shape_bench(t, &costs, fma_peak_gflops)).collect();
+    let pool = Pool::new(1);
+    let machine = Ctx { isa: ctx.target.isa, pool: &pool };
+    let (fma_peak_gflops, int8_peak_gops) = (fma_peak(machine), int8_peak(machine));
+    let peak = |t: &Timed| if t.precision == Precision::Int8 { int8_peak_gops } else { fma_peak_gflops };
+    let shapes: Vec<ShapeBench> = timed.iter().map(|t| shape_bench(t, &costs, peak(t))).collect();
     let wrong_picks = shapes.iter().filter(|s| s.slowdown > TOLERATED).count();
-    let result = KernelBench { fma_peak_gflops, wrong_picks, shapes };
+    let result = KernelBench { fma_peak_gflops, int8_peak_gops, wrong_picks, shapes };
     ctx.emit(&result, || text(&result))?;
     match kernel_costs::store(ctx.target.isa, &costs) {
         Ok(path) => say(&format!("costs stored in {}", path.display())),
@@ -70,7 +74,7 @@ fn shape_bench(timed: &Timed, costs: &Costs, peak: f64) -> ShapeBench {
         }
     };
     ShapeBench {
-        shape: timed.label,
+        shape: timed.label.clone(),
         fitted: timed.fitted,
         slowdown: timed.slowdown(pick),
         candidates: timed.candidates.iter().enumerate().map(candidate).collect(),
@@ -78,21 +82,22 @@ fn shape_bench(timed: &Timed, costs: &Costs, peak: f64) -> ShapeBench {
 }
 
 fn text(r: &KernelBench) -> String {
-    let mut out = format!("  {:<26}{:<40}{:>10}{:>10}{:>9}\n", "shape", "kernel", "µs", "GFLOP/s", "of peak");
+    let mut out = format!("  {:<31}{:<44}{:>10}{:>10}{:>9}\n", "shape", "kernel", "µs", "GFLOP/s", "of peak");
     for s in &r.shapes {
         for c in &s.candidates {
             let mark = if c.picked { '*' } else { ' ' };
             let share = format!("{:.0} %", 100.0 * c.fraction_of_peak);
             let slow = if c.picked && s.slowdown > TOLERATED { "  not the best" } else { "" };
             out.push_str(&format!(
-                "{mark} {:<26}{:<40}{:>10.1}{:>10.1}{share:>9}{slow}\n",
+                "{mark} {:<31}{:<44}{:>10.1}{:>10.1}{share:>9}{slow}\n",
                 s.shape, c.kernel, c.us, c.gflops
             ));
         }
     }
     out.push_str(&format!(
-        "\n* picked; one thread; FMA peak {:.0} GFLOP/s; {} of {} picks are more than 10 % slower than the best candidate\n",
+        "\n* picked; one thread; FMA peak {:.0} GFLOP/s, int8 peak {:.0} GOP/s; {} of {} picks are more than 10 % slower than the best candidate\n",
         r.fma_peak_gflops,
+        r.int8_peak_gops,
         r.wrong_picks,
         r.shapes.len()
     ));
