@@ -216,25 +216,31 @@ fn dynamic_quantization_answers_almost_as_the_float_model() {
 /// Both weights of a cell have a scale for each gate of each unit; its input is on a grid.
 #[test]
 fn recurrent_cells_have_integer_weights() {
+    let direction = penjing_ir::Direction::Forward;
+    has_integer_weights(Op::Lstm { direction, reserve: false }, 4, 2);
+    has_integer_weights(Op::Gru { direction, reset: penjing_ir::Reset::State }, 3, 1);
+}
+
+/// A cell of so many gates and states.
+fn has_integer_weights(op: Op, gates: usize, states: usize) {
     let mut m = Model::new("rnn");
     let x = m.graph.add_input("x", Fact { dtype: DType::F32, shape: vec![3.into(), 2.into(), 5.into()] });
-    let w = m.add_weight("w", random("w", &[1, 16, 5]));
-    let r = m.add_weight("r", random("r", &[1, 16, 4]));
-    let b = m.add_weight("b", random("b", &[1, 32]));
+    let w = m.add_weight("w", random("w", &[1, 4 * gates, 5]));
+    let r = m.add_weight("r", random("r", &[1, 4 * gates, 4]));
+    let b = m.add_weight("b", random("b", &[1, 8 * gates]));
     let zero = m.graph.add_const(Tensor::zeros(DType::F32, &[1, 2, 4]).unwrap());
-    let op = Op::Lstm { direction: penjing_ir::Direction::Forward, reserve: false };
-    let y = m.graph.apply("lstm", op, &[x, w, r, b, zero, zero]).unwrap();
+    let y = m.graph.apply("cell", op, &[&[x, w, r, b], &vec![zero; states][..]].concat()).unwrap();
     m.graph.add_output("y", y);
     let config = QuantizeConfig::default();
     assert_eq!(activations(&m, &config), [x]);
     let ranges = BTreeMap::from([(x, Range { min: -3.0, max: 3.0 })]);
     place_fake_quant(&mut m, &config, &ranges).unwrap();
     let qdq = to_qdq(&m).unwrap();
-    let cell = qdq.graph.nodes().iter().find(|n| matches!(n.op, Op::Lstm { .. })).unwrap();
+    let cell = qdq.graph.nodes().iter().find(|n| matches!(n.op, Op::Lstm { .. } | Op::Gru { .. })).unwrap();
     for (operand, state) in [(1, "w"), (2, "r")] {
         let have = dequantized(&qdq, cell.inputs[operand]).to_f64s();
         let want = m.state(m.find_state(state).unwrap()).init.to_f64s();
-        let width = have.len() / 16;
+        let width = have.len() / (4 * gates);
         for (have, want) in have.chunks(width).zip(want.chunks(width)) {
             let step = want.iter().fold(0.0f64, |m, v| m.max(v.abs())) / 127.0;
             assert!(have.iter().zip(want).all(|(h, w)| (h - w).abs() <= 0.501 * step), "{have:?} {want:?}");

@@ -6,7 +6,7 @@
 use penjing_exec::fuse;
 use penjing_ir::{
     Activation, Binary, Compare, ConvSpec, Dim, Direction, Fact, MachineOp, Model, Op, PadMode, QuantScheme, Real,
-    Reduction, SliceRange, Unary, ValueId,
+    Reduction, Reset, SliceRange, Unary, ValueId,
 };
 use penjing_reference::{Precision, run};
 use penjing_tensor::{DType, Tensor};
@@ -154,6 +154,31 @@ fn an_lstm_of_integer_weights_runs_on_integers() {
     let y = build(&mut net, false);
     let ops = net.fused(&[y], Tolerance::Exact);
     assert_eq!((count(&ops, "machine.QLstm"), count(&ops, "Lstm"), count(&ops, "Dequantize")), (0, 1, 0), "{ops:?}");
+}
+
+/// As an LSTM, whichever the reset gate multiplies.
+#[test]
+fn a_gru_of_integer_weights_runs_on_integers() {
+    let (t, b, i, h) = (3, 2, 5, 4);
+    for reset in [Reset::State, Reset::Product] {
+        let build = |net: &mut Net, on_grid: bool| {
+            let x = net.input("x", &[t, b, i]);
+            let x = if on_grid { net.on_grid(x) } else { x };
+            let (w, r) = (net.weight("w", &[1, 3 * h, i], 1), net.weight("r", &[1, 3 * h, h], 1));
+            let bias = net.constant(normal(&[1, 6 * h], "bias"));
+            let state = net.constant(Tensor::zeros(DType::F32, &[1, b, h]).unwrap());
+            net.op(Op::Gru { direction: Direction::Forward, reset }, &[x, w, r, bias, state])
+        };
+        let mut net = Net::new();
+        let y = build(&mut net, true);
+        let ops = net.fused(&[y], Tolerance::Within { absolute: 5e-3, relative: 0.0 });
+        assert_eq!((count(&ops, "machine.QGru"), count(&ops, "Gru")), (1, 0), "{ops:?}");
+        // A float input: the weights become floats once.
+        let mut net = Net::new();
+        let y = build(&mut net, false);
+        let ops = net.fused(&[y], Tolerance::Exact);
+        assert_eq!((count(&ops, "machine.QGru"), count(&ops, "Gru"), count(&ops, "Dequantize")), (0, 1, 0), "{ops:?}");
+    }
 }
 
 #[test]

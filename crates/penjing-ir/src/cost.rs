@@ -156,6 +156,10 @@ fn machine(op: &MachineOp, x: &[Vec<u64>], y: &[Vec<u64>], result: u64) -> (u64,
             let (macs, cells) = lstm(&x[0], &x[3], &x[5]);
             (macs, cells.saturating_mul(5 * TRANSCENDENTAL + 18))
         }
+        MachineOp::QGru { .. } => {
+            let (macs, cells) = lstm(&x[0], &x[3], &x[5]);
+            (macs, cells.saturating_mul(3 * TRANSCENDENTAL + 14))
+        }
         MachineOp::QMatMul { .. } => (matmul_macs(&x[0], false, result), result.saturating_mul(6)),
         MachineOp::QMean { .. } => (0, product(&x[0])),
         // Orders of axes change no count.

@@ -9,10 +9,11 @@ use penjing_kernels::{
     Ctx, Isa, KernelError, Pool, fma_peak,
     int8::{ByteType, Bytes, QTensor},
     recurrent::{
-        RecurrentDirection, RecurrentShape, Weights,
+        QWeights, RecurrentDirection, RecurrentShape, Weights,
+        gru::{GruReset, PackedGru, PackedQGru, QGruOperands, gru, qgru},
         lstm::{
-            LstmGrads, LstmOutputs, LstmTape, LstmWeights, PackedLstm, PackedQLstm, QLstmOperands, QLstmWeights, lstm,
-            lstm_grad, qlstm,
+            LstmGrads, LstmOutputs, LstmTape, LstmWeights, PackedLstm, PackedQLstm, QLstmOperands, lstm, lstm_grad,
+            qlstm,
         },
     },
 };
@@ -36,6 +37,14 @@ fn main() -> Result<(), KernelError> {
     for batch in [1, 4] {
         if "qlstm".contains(&filter) {
             integer(cx, batch)?;
+        }
+    }
+    for (batch, reset) in [(1, GruReset::Product), (4, GruReset::Product), (1, GruReset::State), (4, GruReset::State)] {
+        if "gru".contains(&filter) {
+            gated(cx, batch, reset)?;
+        }
+        if "qgru".contains(&filter) {
+            integer_gated(cx, batch, reset)?;
         }
     }
     if "lstm_grad".contains(&filter) {
@@ -70,7 +79,7 @@ fn integer(cx: Ctx<'_>, batch: usize) -> Result<(), KernelError> {
     let s = shape(batch);
     let bytes = |name| values(name, 4 * UNITS * UNITS).into_iter().map(|v| (v * 1280.0) as i8).collect::<Vec<_>>();
     let (w, r, b) = (bytes("w"), bytes("r"), values("b", 8 * UNITS));
-    let packed = PackedQLstm::new(cx.isa, &s, QLstmWeights { w: &w, r: &r }, ByteType::U8)?;
+    let packed = PackedQLstm::new(cx.isa, &s, QWeights { w: &w, r: &r }, ByteType::U8)?;
     let (codes, zero) = (vec![131u8; STEPS * batch * UNITS], vec![0f32; batch * UNITS]);
     let (mut y, mut h, mut c) = (vec![0f32; codes.len()], zero.clone(), zero.clone());
     let scale = vec![0.001f32; 4 * UNITS];
@@ -78,6 +87,32 @@ fn integer(cx: Ctx<'_>, batch: usize) -> Result<(), KernelError> {
     measure(cx, &format!("qlstm b{batch}"), 4.0 * (STEPS * batch * 4 * UNITS * UNITS) as f64, 1, || {
         let x = QTensor { data: Bytes::U8(&codes), scale: 0.1, zero: 128 };
         qlstm(cx, &s, x, &packed, &operands, LstmOutputs { y: &mut y, h: &mut h, c: &mut c, reserve: None })
+    })
+}
+
+fn gated(cx: Ctx<'_>, batch: usize, reset: GruReset) -> Result<(), KernelError> {
+    let s = shape(batch);
+    let (w, r, b) = (values("w", 3 * UNITS * UNITS), values("r", 3 * UNITS * UNITS), values("b", 6 * UNITS));
+    let packed = PackedGru::new(cx.isa, &s, Weights { w: &w, r: &r, b: &b }, reset)?;
+    let (x, h0) = (values("x", STEPS * batch * UNITS), vec![0f32; batch * UNITS]);
+    let (mut y, mut h) = (x.clone(), h0.clone());
+    measure(cx, &format!("gru b{batch} {reset:?}"), (STEPS * 3 * UNITS * UNITS * batch) as f64 * 4.0, 4, || {
+        gru(cx, &s, &x, &packed, &h0, &mut y, &mut h)
+    })
+}
+
+/// As [`integer`].
+fn integer_gated(cx: Ctx<'_>, batch: usize, reset: GruReset) -> Result<(), KernelError> {
+    let s = shape(batch);
+    let bytes = |name| values(name, 3 * UNITS * UNITS).into_iter().map(|v| (v * 1280.0) as i8).collect::<Vec<_>>();
+    let (w, r, b) = (bytes("w"), bytes("r"), values("b", 6 * UNITS));
+    let packed = PackedQGru::new(cx.isa, &s, QWeights { w: &w, r: &r }, reset, ByteType::U8)?;
+    let (codes, h0, scale) = (vec![131u8; STEPS * batch * UNITS], vec![0f32; batch * UNITS], vec![0.001f32; 3 * UNITS]);
+    let (mut y, mut h) = (vec![0f32; codes.len()], h0.clone());
+    let operands = QGruOperands { w_scale: &scale, r_scale: &scale, b: &b, h0: &h0 };
+    measure(cx, &format!("qgru b{batch} {reset:?}"), (STEPS * 3 * UNITS * UNITS * batch) as f64 * 4.0, 1, || {
+        let x = QTensor { data: Bytes::U8(&codes), scale: 0.1, zero: 128 };
+        qgru(cx, &s, x, &packed, &operands, &mut y, &mut h)
     })
 }
 
@@ -132,11 +167,12 @@ fn measure(
         calls += 1;
     }
     let speed = flop / best / 1e9;
+    let gates = if name.contains("gru") { 3 } else { 4 };
     println!(
         "{name:24} {:8.3} ms  {speed:7.1} GFLOP/s  {:4.0} % of {peak:.0}  {:5.1} GB/s of recurrent weights",
         best * 1e3,
         100.0 * speed / peak,
-        (STEPS * 4 * UNITS * UNITS * bytes) as f64 / best / 1e9
+        (STEPS * gates * UNITS * UNITS * bytes) as f64 / best / 1e9
     );
     Ok(())
 }

@@ -132,7 +132,7 @@ static ROWS: &[[KernelRow; Isa::ALL.len()]] = rows! {
         "x16-x16-one_hot" "x32-x32-one_hot" "x64-x64-one_hot";
     Movement Accumulating(1), [] => "f32-f32-gather_grad";
     Recurrent Accumulating(8), [] => "f32-f32-f32w-lstm" "qs8-f32-qc8w-lstm" "qu8-f32-qc8w-lstm" "f32-f32-lstm_grad"
-        "f32-f32-f32w-gru";
+        "f32-f32-f32w-gru" "qs8-f32-qc8w-gru" "qu8-f32-qc8w-gru";
     Quantize Exact, [] => "f32-qs8-quantize" "f32-qu8-quantize" "qs8-f32-dequantize" "qu8-f32-dequantize"
         "f32-f32-fake_quant";
 };

@@ -25,12 +25,9 @@ use penjing_kernels::{
         layer_norm_grad, rms_norm,
     },
     recurrent::{
-        RecurrentDirection, RecurrentShape, Weights,
-        gru::{GruReset, PackedGru, gru},
-        lstm::{
-            LstmGrads, LstmOutputs, LstmTape, LstmWeights, PackedQLstm, QLstmOperands, QLstmWeights, lstm, lstm_grad,
-            qlstm,
-        },
+        QWeights, RecurrentDirection, RecurrentShape, Weights,
+        gru::{GruReset, PackedGru, PackedQGru, QGruOperands, gru, qgru},
+        lstm::{LstmGrads, LstmOutputs, LstmTape, LstmWeights, PackedQLstm, QLstmOperands, lstm, lstm_grad, qlstm},
     },
     reduce::{ReduceOp, reduce},
     softmax::{log_softmax, log_softmax_grad, softmax, softmax_grad},
@@ -98,6 +95,7 @@ fn run(row: &KernelRow, cx: Ctx<'_>) -> Vec<Point> {
         "attention" => attend(cx),
         "lstm" if from != "f32" => integer_recurrent(cx, from),
         "lstm" | "lstm_grad" => recurrent(cx, op),
+        "gru" if from != "f32" => integer_gated(cx, from),
         "gru" => gated(cx),
         "quantize" | "dequantize" | "fake_quant" => quantization(cx, from, to, op),
         "mean" => integer_mean(cx, from, to),
@@ -629,7 +627,7 @@ fn integer_recurrent(cx: Ctx<'_>, from: &str) -> Vec<Point> {
         _ => (Bytes::U8(&[255]), ByteType::U8, 255.0),
     };
     let scale = [0.004f32; 4];
-    let packed = PackedQLstm::new(cx.isa, &shape, QLstmWeights { w: &w, r: &r }, dtype).unwrap();
+    let packed = PackedQLstm::new(cx.isa, &shape, QWeights { w: &w, r: &r }, dtype).unwrap();
     let operands = QLstmOperands { w_scale: &scale, r_scale: &scale, b: &b, h0: &[0.25], c0: &[-0.5] };
     let (mut y, mut h, mut c) = ([0.0], [0.0], [0.0]);
     let out = LstmOutputs { y: &mut y, h: &mut h, c: &mut c, reserve: None };
@@ -710,6 +708,37 @@ fn gated(cx: Ctx<'_>) -> Vec<Point> {
             want.push(h);
         }
         all.extend(points(&[y[0], y[1], last[0]], &[want[0], want[1], h], 2, 1.0));
+    }
+    all
+}
+
+/// As [`integer_recurrent`].
+fn integer_gated(cx: Ctx<'_>, from: &str) -> Vec<Point> {
+    let shape = RecurrentShape { steps: 1, batch: 1, input: 1, hidden: 1, direction: RecurrentDirection::Forward };
+    let (w, r, b) = ([-128i8, 127, 90], [127i8, -128, -3], values("b", 6));
+    let (x, dtype, q): (_, _, f64) = match from {
+        "qs8" => (Bytes::I8(&[-128]), ByteType::I8, -128.0),
+        _ => (Bytes::U8(&[255]), ByteType::U8, 255.0),
+    };
+    let (scale, h) = ([0.004f32; 3], 0.25);
+    let sigmoid = |v: f64| 1.0 / (1.0 + (-v).exp());
+    let of_x = |g: usize| f64::from(w[g]) * (q - 9.0) * f64::from(0.01f32) * f64::from(scale[g]) + f64::from(b[g]);
+    // One value above 0 is the last code of its own grid, and so itself.
+    let of_h = |g: usize, h: f64| f64::from(r[g]) * h * f64::from(scale[g]) + f64::from(b[3 + g]);
+    let mut all = Vec::new();
+    for reset in [GruReset::State, GruReset::Product] {
+        let packed = PackedQGru::new(cx.isa, &shape, QWeights { w: &w, r: &r }, reset, dtype).unwrap();
+        let operands = QGruOperands { w_scale: &scale, r_scale: &scale, b: &b, h0: &[0.25] };
+        let (mut y, mut last) = ([0.0], [0.0]);
+        let x = QTensor { data: x, scale: 0.01, zero: 9 };
+        qgru(cx, &shape, x, &packed, &operands, &mut y, &mut last).unwrap();
+        let [z, gate] = [0, 1].map(|g| sigmoid(of_x(g) + of_h(g, h)));
+        let inner = match reset {
+            GruReset::State => of_h(2, gate * h),
+            GruReset::Product => gate * of_h(2, h),
+        };
+        let want = (1.0 - z) * (of_x(2) + inner).tanh() + z * h;
+        all.extend(points(&[y[0], last[0]], &[want, want], 2, 1.0));
     }
     all
 }

@@ -88,7 +88,9 @@ fn evaluate(op: &Op, x: &[&Tensor], shape: &[usize]) -> Result<Vec<Tensor>, RefE
         Op::Lstm { direction, reserve } => {
             recurrent::lstm([x[0], x[1], x[2], x[3], x[4], x[5]], *direction, *reserve, recurrent::Hidden::Real)?
         }
-        Op::Gru { direction, reset } => recurrent::gru([x[0], x[1], x[2], x[3], x[4]], *direction, *reset)?,
+        Op::Gru { direction, reset } => {
+            recurrent::gru([x[0], x[1], x[2], x[3], x[4]], *direction, *reset, recurrent::Hidden::Real)?
+        }
         Op::LstmGrad { direction } => {
             let all = [x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7], x[8], x[9]];
             recurrent::lstm_grad(all, *direction)?
@@ -100,6 +102,7 @@ fn evaluate(op: &Op, x: &[&Tensor], shape: &[usize]) -> Result<Vec<Tensor>, RefE
         Op::AllReduce => x.iter().map(|&t| t.clone()).collect(),
         Op::If { .. } => return Err(RefError::NeedsModel),
         Op::Machine(MachineOp::QLstm { direction }) => machine::lstm(x, *direction)?,
+        Op::Machine(MachineOp::QGru { direction, reset }) => machine::gru(x, *direction, *reset)?,
         Op::Machine(MachineOp::Last(op)) => machine::last(op, x)?,
         Op::Machine(m) => vec![machine::machine(m, x, shape)?],
     })

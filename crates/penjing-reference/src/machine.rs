@@ -9,8 +9,8 @@ use crate::{
     recurrent,
 };
 use penjing_ir::{
-    Activation, ChainInstr, Direction, HeadLayout, Layout, MachineOp, Op, QuantScheme, Reduction, chain_operands,
-    images, residual_operands,
+    Activation, ChainInstr, Direction, HeadLayout, Layout, MachineOp, Op, QuantScheme, Reduction, Reset,
+    chain_operands, images, residual_operands,
 };
 use penjing_tensor::{DType, Tensor};
 
@@ -42,6 +42,7 @@ pub(crate) fn machine(op: &MachineOp, x: &[&Tensor], shape: &[usize]) -> Result<
             }
         }
         MachineOp::QLstm { .. } => Err(RefError::Undefined { what: "QLstm", why: "it has several results".into() }),
+        MachineOp::QGru { .. } => Err(RefError::Undefined { what: "QGru", why: "it has several results".into() }),
         MachineOp::Last(_) => Err(RefError::Undefined { what: "Last", why: "it has several results".into() }),
         MachineOp::Conv { layout: Layout::ChannelsLast, spec, act } => {
             let first = MachineOp::Conv { layout: Layout::ChannelsFirst, spec: spec.clone(), act: *act };
@@ -140,13 +141,21 @@ fn channels_first(
 
 /// `QLstm`: y, h and c.
 pub(crate) fn lstm(x: &[&Tensor], direction: Direction) -> Result<Vec<Tensor>, RefError> {
-    let weight = |i: usize| {
-        let scheme = QuantScheme { dtype: DType::I8, axis: Some(1), narrow: false };
-        let zero = Tensor::zeros(DType::I8, x[i + 1].shape()).map_err(RefError::Tensor)?;
-        dequantize([x[i], x[i + 1], &zero], &scheme)
-    };
-    let operands = [&real(x, 0)?, &weight(3)?, &weight(5)?, x[7], x[8], x[9]];
+    let operands = [&real(x, 0)?, &gate_weight(x, 3)?, &gate_weight(x, 5)?, x[7], x[8], x[9]];
     recurrent::lstm(operands, direction, false, recurrent::Hidden::OwnGrid)
+}
+
+/// `QGru`: y and h.
+pub(crate) fn gru(x: &[&Tensor], direction: Direction, reset: Reset) -> Result<Vec<Tensor>, RefError> {
+    let operands = [&real(x, 0)?, &gate_weight(x, 3)?, &gate_weight(x, 5)?, x[7], x[8]];
+    recurrent::gru(operands, direction, reset, recurrent::Hidden::OwnGrid)
+}
+
+/// The real value of operand `i`, whose rows are gates and which their scales follow.
+fn gate_weight(x: &[&Tensor], i: usize) -> Result<Tensor, RefError> {
+    let scheme = QuantScheme { dtype: DType::I8, axis: Some(1), narrow: false };
+    let zero = Tensor::zeros(DType::I8, x[i + 1].shape()).map_err(RefError::Tensor)?;
+    dequantize([x[i], x[i + 1], &zero], &scheme)
 }
 
 /// The real value of operand `i`, which scale and zero point follow where it is int8.

@@ -9,13 +9,23 @@ use crate::{
 use penjing_ir::{Direction, QuantScheme, Reset};
 use penjing_tensor::{DType, Tensor};
 
-/// What the recurrent product reads of the hidden state.
+/// What the recurrent products read of the hidden state.
 #[derive(Clone, Copy)]
 pub(crate) enum Hidden {
     /// The state itself.
     Real,
     /// The state of each batch row on the U8 grid of its own range.
     OwnGrid,
+}
+
+impl Hidden {
+    /// What a product reads of the row `state`.
+    fn read(self, state: &[f64]) -> Result<Vec<f64>, RefError> {
+        match self {
+            Hidden::Real => Ok(state.to_vec()),
+            Hidden::OwnGrid => on_own_grid(state),
+        }
+    }
 }
 
 /// The values as `DynamicQuantize` rounds them.
@@ -69,20 +79,16 @@ pub(crate) fn lstm(
     let (mut hs, mut cs) = (h0.to_f64s(), c0.to_f64s());
     for d in 0..n.d {
         for t in times(direction, d, n.t) {
-            let whole = hs[d * n.b * n.h..][..n.b * n.h].to_vec();
-            let before = match hidden {
-                Hidden::Real => whole,
-                Hidden::OwnGrid => whole.chunks(n.h.max(1)).map(on_own_grid).collect::<Result<Vec<_>, _>>()?.concat(),
-            };
             for b in 0..n.b {
                 let state = (d * n.b + b) * n.h;
+                let before = hidden.read(&hs[state..state + n.h])?;
                 let x_row = &xs[(t * n.b + b) * n.i..][..n.i];
                 let gates: Vec<f64> = (0..4 * n.h)
                     .map(|g| {
                         let w_row = &ws[(d * 4 * n.h + g) * n.i..][..n.i];
                         let r_row = &rs[(d * 4 * n.h + g) * n.h..][..n.h];
                         let bias = bs[d * 8 * n.h + g] + bs[d * 8 * n.h + 4 * n.h + g];
-                        dot(w_row, x_row) + dot(r_row, &before[b * n.h..][..n.h]) + bias
+                        dot(w_row, x_row) + dot(r_row, &before) + bias
                     })
                     .collect();
                 let out = &mut kept[n.row(t, d, b, 5 * n.h)..][..5 * n.h];
@@ -114,7 +120,12 @@ pub(crate) fn lstm(
 }
 
 /// y and h.
-pub(crate) fn gru([x, w, r, b, h0]: [&Tensor; 5], direction: Direction, reset: Reset) -> Result<Vec<Tensor>, RefError> {
+pub(crate) fn gru(
+    [x, w, r, b, h0]: [&Tensor; 5],
+    direction: Direction,
+    reset: Reset,
+    hidden: Hidden,
+) -> Result<Vec<Tensor>, RefError> {
     let n = Extents::of(x, r);
     let (y_shape, state_shape) = ([n.t, n.d, n.b, n.h], [n.d, n.b, n.h]);
     let mut y = vec![0.0; count(&y_shape)?];
@@ -125,6 +136,7 @@ pub(crate) fn gru([x, w, r, b, h0]: [&Tensor; 5], direction: Direction, reset: R
             for b in 0..n.b {
                 let state = (d * n.b + b) * n.h;
                 let before = hs[state..state + n.h].to_vec();
+                let read = hidden.read(&before)?;
                 let x_row = &xs[(t * n.b + b) * n.i..][..n.i];
                 let of_x = |gate: usize, j: usize| {
                     let row = d * 3 * n.h + gate * n.h + j;
@@ -134,13 +146,13 @@ pub(crate) fn gru([x, w, r, b, h0]: [&Tensor; 5], direction: Direction, reset: R
                     let row = d * 3 * n.h + gate * n.h + j;
                     dot(&rs[row * n.h..][..n.h], h) + bs[d * 6 * n.h + (3 + gate) * n.h + j]
                 };
-                let gate = |k: usize, j: usize| sigmoid(of_x(k, j) + of_h(k, j, &before));
+                let gate = |k: usize, j: usize| sigmoid(of_x(k, j) + of_h(k, j, &read));
                 let resets: Vec<f64> = (0..n.h).map(|j| gate(1, j)).collect();
-                let shown: Vec<f64> = resets.iter().zip(&before).map(|(r, h)| r * h).collect();
+                let shown = hidden.read(&resets.iter().zip(&before).map(|(r, h)| r * h).collect::<Vec<_>>())?;
                 for j in 0..n.h {
                     let inner = match reset {
                         Reset::State => of_h(2, j, &shown),
-                        Reset::Product => resets[j] * of_h(2, j, &before),
+                        Reset::Product => resets[j] * of_h(2, j, &read),
                     };
                     let (z, candidate) = (gate(0, j), (of_x(2, j) + inner).tanh());
                     let h = (1.0 - z) * candidate + z * before[j];

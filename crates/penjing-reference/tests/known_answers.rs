@@ -618,6 +618,20 @@ fn integer_residuals_chains_and_cells() {
     let got = eval_op(&lstm, &[&x, &half, &ten, &zeros, &ones, &zeros, &ones, &b, &h0, &c0]).unwrap();
     assert!(got[0].to_f64s().iter().all(|h| (h - 0.5f64.tanh()).abs() < 1e-6));
     assert!((got[2].to_f64s()[0] - 0.5).abs() < 1e-6);
+    // A unit whose update gate is wide open keeps its state; one whose gate is shut takes the candidate: here the
+    // first keeps 0.3, the last code of its grid, and the second reads the first.
+    let x = int(DType::U8, &[1, 1, 1], &[10]);
+    let (w, w_scale) = (int(DType::I8, &[1, 6, 1], &[0; 6]), f(&[6], &[1.0; 6]));
+    let r = int(DType::I8, &[1, 6, 2], &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 100, 0]);
+    let b = f(&[1, 12], &[99.0, -99.0, 99.0, 99.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
+    let (r_scale, h0) = (f(&[6], &[0.02; 6]), f(&[1, 1, 2], &[0.3, 0.0]));
+    for reset in [Reset::State, Reset::Product] {
+        let gru = machine(MachineOp::QGru { direction: Direction::Forward, reset });
+        let got = eval_op(&gru, &[&x, &half, &ten, &w, &w_scale, &r, &r_scale, &b, &h0]).unwrap();
+        let want = [f64::from(0.3f32), 0.6f64.tanh()];
+        assert!(got[0].to_f64s().iter().zip(want).all(|(h, want)| (h - want).abs() < 1e-6), "{got:?}");
+        assert_eq!(got[0].to_f64s(), got[1].to_f64s());
+    }
 }
 
 #[test]

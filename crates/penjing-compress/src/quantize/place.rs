@@ -172,7 +172,7 @@ fn places(model: &Model, config: &QuantizeConfig) -> Places {
         let axis = match node.op {
             Op::Conv(_) => 0,
             // The gates are the rows of both weights.
-            Op::Lstm { .. } => 1,
+            Op::Lstm { .. } | Op::Gru { .. } => 1,
             Op::MatMul { trans_a: false, trans_b } if model.graph.fact(node.inputs[1]).rank() == 2 => {
                 usize::from(!trans_b)
             }

@@ -11,13 +11,14 @@ use penjing_kernels::int8::MAX_MEAN;
 use penjing_reference::eval_op;
 use penjing_tensor::{DType, Tensor};
 
-/// DQ, product, bias, residual, limits, Q → `machine.QConv` or `machine.QMatMul`; DQ, LSTM → `machine.QLstm`.
+/// DQ, product, bias, residual, limits, Q → `machine.QConv` or `machine.QMatMul`; DQ, LSTM → `machine.QLstm`;
+/// DQ, GRU → `machine.QGru`.
 pub(super) fn fuse_quantized_products(model: &mut Model) -> Result<(), IrError> {
     for id in model.graph.node_ids().collect::<Vec<_>>() {
         match model.graph.node(id).op {
             // A fused product reads its residual, which the readers of the graph before do not tell.
             Op::Conv(_) | Op::MatMul { .. } => fuse_one(model, &Readers::of(model), id)?,
-            Op::Lstm { .. } => fuse_lstm(model, id)?,
+            Op::Lstm { .. } | Op::Gru { .. } => fuse_recurrent(model, id)?,
             _ => {}
         }
     }
@@ -151,10 +152,14 @@ fn is_int8_tensor(scheme: &QuantScheme) -> bool {
     scheme.axis.is_none() && matches!(scheme.dtype, DType::I8 | DType::U8)
 }
 
-/// LSTM whose input and weights lie behind a DQ → `machine.QLstm`.
-fn fuse_lstm(model: &mut Model, id: NodeId) -> Result<(), IrError> {
+/// LSTM or GRU whose input and weights lie behind a DQ → `machine.QLstm` or `machine.QGru`.
+fn fuse_recurrent(model: &mut Model, id: NodeId) -> Result<(), IrError> {
     let node = model.graph.node(id).clone();
-    let Op::Lstm { direction, reserve: false } = node.op else { return Ok(()) };
+    let op = match node.op {
+        Op::Lstm { direction, reserve: false } => MachineOp::QLstm { direction },
+        Op::Gru { direction, reset } => MachineOp::QGru { direction, reset },
+        _ => return Ok(()),
+    };
     let [x, w, r] = [0, 1, 2].map(|i| dequantized(model, node.inputs[i]));
     let (Some((x, x_scale, x_zero, x_scheme)), Some(w), Some(r)) = (x, w, r) else { return Ok(()) };
     let gates = model.graph.fact(node.inputs[1]).shape[1].as_const().unwrap_or(0);
@@ -168,8 +173,8 @@ fn fuse_lstm(model: &mut Model, id: NodeId) -> Result<(), IrError> {
     if !is_int8_tensor(&x_scheme) {
         return Ok(());
     }
-    let inputs = [x, x_scale, x_zero, w, w_scale, r, r_scale, node.inputs[3], node.inputs[4], node.inputs[5]];
-    let fused = model.graph.add_node(&node.name, Op::Machine(MachineOp::QLstm { direction }), &inputs)?;
+    let inputs = [&[x, x_scale, x_zero, w, w_scale, r, r_scale], &node.inputs[3..]].concat();
+    let fused = model.graph.add_node(&node.name, Op::Machine(op), &inputs)?;
     for (slot, &old) in node.outputs.iter().enumerate() {
         let new = model.graph.node(fused).outputs[slot];
         model.replace_uses(old, new);

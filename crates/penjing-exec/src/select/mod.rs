@@ -125,9 +125,10 @@ pub(crate) fn select(model: &Model, id: NodeId, contents: &Contents, target: &Ta
         | Op::Dequantize(_)
         | Op::FakeQuant(_)
         | Op::DynamicQuantize => quant::select(&site, &node.op),
-        Op::Lstm { .. } | Op::Gru { .. } | Op::LstmGrad { .. } | Op::Machine(MachineOp::QLstm { .. }) => {
-            recurrent::select(&site, &node.op)
-        }
+        Op::Lstm { .. }
+        | Op::Gru { .. }
+        | Op::LstmGrad { .. }
+        | Op::Machine(MachineOp::QLstm { .. } | MachineOp::QGru { .. }) => recurrent::select(&site, &node.op),
         Op::BatchNormTrain { .. }
         | Op::BatchNormGrad { .. }
         | Op::LayerNorm { .. }

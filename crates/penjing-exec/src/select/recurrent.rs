@@ -1,23 +1,23 @@
-//! LSTM over time, forward and backward; GRU.
+//! LSTM over time, forward and backward; GRU; both on integers.
 
 use super::{
     Kernel, Site,
     quant::{activation, byte_type, short},
-    site::Operand,
 };
 use penjing_ir::{Direction, MachineOp, Op, Reset};
 use penjing_kernels::recurrent::{
-    RecurrentDirection, RecurrentShape, Weights,
-    gru::{GruReset, PackedGru, gru},
+    QWeights, RecurrentDirection, RecurrentShape, Weights,
+    gru::{GruReset, PackedGru, PackedQGru, QGruOperands, gru, qgru},
     lstm::{
-        LstmGrads, LstmOutputs, LstmTape, LstmWeights, PackedLstm, PackedQLstm, QLstmOperands, QLstmWeights, lstm,
-        lstm_grad, qlstm,
+        LstmGrads, LstmOutputs, LstmTape, LstmWeights, PackedLstm, PackedQLstm, QLstmOperands, lstm, lstm_grad, qlstm,
     },
 };
 
 pub(super) fn select(site: &Site, op: &Op) -> Option<Kernel> {
-    if let Op::Machine(MachineOp::QLstm { direction }) = op {
-        return integer(site, *direction);
+    match op {
+        Op::Machine(MachineOp::QLstm { direction }) => return integer(site, *direction),
+        Op::Machine(MachineOp::QGru { direction, reset }) => return integer_gated(site, *direction, *reset),
+        _ => {}
     }
     if !site.all_f32() {
         return None;
@@ -66,11 +66,15 @@ fn forward(site: &Site, shape: RecurrentShape, reserve: bool) -> Kernel {
     kernel.reading(reads)
 }
 
-fn gated(site: &Site, shape: RecurrentShape, reset: Reset) -> Kernel {
-    let reset = match reset {
+fn reset_of(reset: Reset) -> GruReset {
+    match reset {
         Reset::State => GruReset::State,
         Reset::Product => GruReset::Product,
-    };
+    }
+}
+
+fn gated(site: &Site, shape: RecurrentShape, reset: Reset) -> Kernel {
+    let reset = reset_of(reset);
     let constant = |i: usize| site.operands[i].floats();
     let packed = match (constant(1), constant(2), constant(3)) {
         (Some(w), Some(r), Some(b)) => PackedGru::new(site.isa, &shape, Weights { w, r, b }, reset).ok(),
@@ -94,15 +98,9 @@ fn gated(site: &Site, shape: RecurrentShape, reset: Reset) -> Kernel {
 fn integer(site: &Site, direction: Direction) -> Option<Kernel> {
     let [x, w, r] = [0, 3, 5].map(|i| &site.operands[i]);
     let shape = extents(&x.shape, &r.shape, direction);
-    let codes = |o: &Operand| o.content.clone();
-    let (w, r) = (codes(w)?, codes(r)?);
-    let packed = PackedQLstm::new(
-        site.isa,
-        &shape,
-        QLstmWeights { w: w.as_slice().ok()?, r: r.as_slice().ok()? },
-        byte_type(x.dtype),
-    )
-    .ok()?;
+    let (w, r) = (w.content.clone()?, r.content.clone()?);
+    let weights = QWeights { w: w.as_slice().ok()?, r: r.as_slice().ok()? };
+    let packed = PackedQLstm::new(site.isa, &shape, weights, byte_type(x.dtype)).ok()?;
     let dtype = x.dtype;
     let kernel = Kernel::call(site, &format!("q{}-f32-qc8w-lstm", short(dtype)), move |call| {
         let v = &mut call.views;
@@ -113,6 +111,23 @@ fn integer(site: &Site, direction: Direction) -> Option<Kernel> {
         Ok(qlstm(call.ctx, &shape, x, &packed, &operands, LstmOutputs { y, h, c, reserve: None })?)
     });
     Some(kernel.reading(vec![0, 1, 2, 4, 6, 7, 8, 9]))
+}
+
+fn integer_gated(site: &Site, direction: Direction, reset: Reset) -> Option<Kernel> {
+    let [x, w, r] = [0, 3, 5].map(|i| &site.operands[i]);
+    let shape = extents(&x.shape, &r.shape, direction);
+    let (w, r) = (w.content.clone()?, r.content.clone()?);
+    let weights = QWeights { w: w.as_slice().ok()?, r: r.as_slice().ok()? };
+    let packed = PackedQGru::new(site.isa, &shape, weights, reset_of(reset), byte_type(x.dtype)).ok()?;
+    let dtype = x.dtype;
+    let kernel = Kernel::call(site, &format!("q{}-f32-qc8w-gru", short(dtype)), move |call| {
+        let v = &mut call.views;
+        let x = activation(dtype, v, 0)?;
+        let operands = QGruOperands { w_scale: v.read(3)?, r_scale: v.read(4)?, b: v.read(5)?, h0: v.read(6)? };
+        let (y, h) = (v.write(0)?, v.write(1)?);
+        Ok(qgru(call.ctx, &shape, x, &packed, &operands, y, h)?)
+    });
+    Some(kernel.reading(vec![0, 1, 2, 4, 6, 7, 8]))
 }
 
 fn backward(site: &Site, shape: RecurrentShape) -> Kernel {

@@ -56,6 +56,7 @@ pub(super) fn machine(op: &MachineOp, x: &[Fact]) -> Result<Fact, Why> {
             Ok(reduce::reduce(&x[0], axes, *keep)?.with_dtype(out.as_ref().map_or(DType::F32, |s| s.dtype)))
         }
         MachineOp::QLstm { direction } => lstm(x, *direction).map(|mut facts| facts.remove(0)),
+        MachineOp::QGru { direction, .. } => gru(x, *direction).map(|mut facts| facts.remove(0)),
         MachineOp::Last(op) => last(op, x).map(|mut facts| facts.remove(0)),
     }
 }
@@ -82,14 +83,27 @@ pub(super) fn last(op: &Op, x: &[Fact]) -> Result<Vec<Fact>, Why> {
 
 /// Facts of `QLstm`.
 pub(super) fn lstm(x: &[Fact], direction: Direction) -> Result<Vec<Fact>, Why> {
-    let [data, _, _, w, w_scale, r, r_scale, b, h0, c0] = super::operands(x)?;
+    let [data, x_scale, x_zero, w, w_scale, r, r_scale, b, h0, c0] = super::operands(x)?;
+    let [x, w, r] = cell([data, x_scale, x_zero, w, w_scale, r, r_scale])?;
+    recurrent::lstm([&x, &w, &r, b, h0, c0], direction, false)
+}
+
+/// Facts of `QGru`.
+pub(super) fn gru(x: &[Fact], direction: Direction) -> Result<Vec<Fact>, Why> {
+    let [data, x_scale, x_zero, w, w_scale, r, r_scale, b, h0] = super::operands(x)?;
+    let [x, w, r] = cell([data, x_scale, x_zero, w, w_scale, r, r_scale])?;
+    recurrent::gru([&x, &w, &r, b, h0], direction)
+}
+
+/// The input and weights of a recurrent cell, as the floats that they stand for.
+fn cell([data, _, _, w, w_scale, r, r_scale]: [&Fact; 7]) -> Result<[Fact; 3], Why> {
     ensure(matches!(data.dtype, DType::I8 | DType::U8), || format!("x must be int8, {} given", data.dtype))?;
     for (weight, scale) in [(w, w_scale), (r, r_scale)] {
         check_dtype(weight, DType::I8)?;
         ensure(weight.rank() == 3, || format!("a weight of {} axes", weight.rank()))?;
         check_shape("weight scale", scale, &weight.shape[1..2])?;
     }
-    recurrent::lstm([&real(data), &real(w), &real(r), b, h0, c0], direction, false)
+    Ok([real(data), real(w), real(r)])
 }
 
 /// What an int8 value stands for.

@@ -91,6 +91,7 @@ pub fn infer(op: &Op, x: &[Fact]) -> Result<Vec<Fact>, Why> {
         }
         Op::If { .. } => return Err("its facts come from its bodies; add it with `add_node_with_facts`".into()),
         Op::Machine(MachineOp::QLstm { direction }) => machine::lstm(x, *direction)?,
+        Op::Machine(MachineOp::QGru { direction, .. }) => machine::gru(x, *direction)?,
         Op::Machine(MachineOp::Last(op)) => machine::last(op, x)?,
         Op::Machine(m) => vec![machine::machine(m, x)?],
     })

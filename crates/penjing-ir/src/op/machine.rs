@@ -1,6 +1,6 @@
 //! Ops of the Machine stage: what lowering fuses canonical ops into. Passes over Canonical graphs never see them.
 
-use super::{Binary, Compare, ConvSpec, Direction, Op, PoolKind, PoolSpec, QuantScheme, Real, Unary};
+use super::{Binary, Compare, ConvSpec, Direction, Op, PoolKind, PoolSpec, QuantScheme, Real, Reset, Unary};
 use penjing_tensor::DType;
 
 /// The order of the axes of a value with channels.
@@ -251,6 +251,15 @@ pub enum MachineOp {
         /// Which way time runs.
         direction: Direction,
     },
+    /// (x: int8 [T, B, I], x scale, x zero point, w: I8 [D, 3H, I], w scale: [3H], r: I8 [D, 3H, H], r scale: [3H], b, h0) → as
+    /// `Gru`, all products on integers. What a step multiplies, the hidden state or its product with the reset gate, is on a
+    /// grid, each batch row on that of its own range (`DynamicQuantize`); outputs are not rounded.
+    QGru {
+        /// Which way time runs.
+        direction: Direction,
+        /// What the reset gate multiplies.
+        reset: Reset,
+    },
 }
 
 /// Which of the operands with these dtypes are x0, x1, … of a `QChain`. `None` when scales or zero points are missing.
@@ -290,6 +299,7 @@ impl MachineOp {
             MachineOp::Chain(_) => "machine.Chain",
             MachineOp::QChain { .. } => "machine.QChain",
             MachineOp::QLstm { .. } => "machine.QLstm",
+            MachineOp::QGru { .. } => "machine.QGru",
             MachineOp::Conv { .. } => "machine.Conv",
             MachineOp::Pool { kind: PoolKind::Max, .. } => "machine.MaxPool",
             MachineOp::Pool { kind: PoolKind::Average { .. }, .. } => "machine.AveragePool",

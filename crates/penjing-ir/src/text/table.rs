@@ -207,6 +207,10 @@ fn machine<F: Fields>(m: &mut MachineOp, f: &mut F) -> Result<(), Why> {
             f.field("out", out)
         }
         MachineOp::QLstm { direction } => f.field("direction", direction),
+        MachineOp::QGru { direction, reset } => {
+            f.field("direction", direction)?;
+            f.field("reset", reset)
+        }
         MachineOp::Conv { spec, act, layout } => {
             conv(spec, f)?;
             f.field("act", act)?;
@@ -335,6 +339,7 @@ fn prototypes() -> Vec<Op> {
         MachineOp::Chain(_) => [MachineOp::Chain(vec![])],
         MachineOp::QChain { .. } => [MachineOp::QChain { code: vec![], out: None }],
         MachineOp::QLstm { .. } => [MachineOp::QLstm { direction: Direction::Forward }],
+        MachineOp::QGru { .. } => [MachineOp::QGru { direction: Direction::Forward, reset: Reset::State }],
         MachineOp::Conv { .. } => [MachineOp::Conv { spec: spec(), act, layout }],
         MachineOp::Pool { .. } => [MachineOp::Pool { kind: PoolKind::Max, spec: pool() },
             MachineOp::Pool { kind: average, spec: pool() }],

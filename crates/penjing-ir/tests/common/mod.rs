@@ -15,7 +15,7 @@ pub(crate) struct Case {
 }
 
 /// Number of `Op` variants; [`number`] is exhaustive, so a new one does not compile before it has a case.
-pub(crate) const VARIANTS: usize = 64;
+pub(crate) const VARIANTS: usize = 65;
 
 pub(crate) fn number(op: &Op) -> usize {
     match op {
@@ -83,6 +83,7 @@ pub(crate) fn number(op: &Op) -> usize {
         Op::Machine(MachineOp::QLstm { .. }) => 57,
         Op::Machine(MachineOp::Last(_)) => 62,
         Op::Machine(MachineOp::QMean { .. }) => 63,
+        Op::Machine(MachineOp::QGru { .. }) => 64,
     }
 }
 
@@ -332,6 +333,8 @@ fn rest(add: &mut Add<'_>) {
     add("chain", machine(MachineOp::Chain(code.clone())), vec![]);
     let grid = Some(QuantScheme { dtype: DType::I8, axis: None, narrow: false });
     add("integer chain", machine(MachineOp::QChain { code, out: grid.clone() }), vec![]);
+    let reset = Reset::Product;
+    add("integer gru", machine(MachineOp::QGru { direction: Direction::Bidirectional, reset }), vec![]);
     add("integer lstm", machine(MachineOp::QLstm { direction: Direction::Reverse }), vec![]);
     let act = Activation::Clamp { lo: Real(f64::NEG_INFINITY), hi: Real(6.0) };
     let layout = Layout::ChannelsLast;

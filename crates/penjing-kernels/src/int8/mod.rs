@@ -34,6 +34,7 @@ pub(crate) use rounding::Rounding;
 
 use crate::{KernelError, error::check_len, gemm::Clamp};
 use bytemuck::Pod;
+use std::ops::Range;
 
 /// Greatest depth of a product: every sum of `MAX_DEPTH` products of 255 and 128 fits an i32.
 pub const MAX_DEPTH: usize = i32::MAX as usize / (255 * 128);
@@ -105,6 +106,15 @@ pub struct QTensor<'a> {
 }
 
 impl QTensor<'_> {
+    /// The elements `range`.
+    pub(crate) fn part(self, range: Range<usize>) -> Self {
+        let data = match self.data {
+            Bytes::I8(q) => Bytes::I8(&q[range]),
+            Bytes::U8(q) => Bytes::U8(&q[range]),
+        };
+        QTensor { data, ..self }
+    }
+
     /// The zero point is a value of the type, which is `expected`.
     pub(crate) fn check(&self, kernel: &'static str, expected: ByteType) -> Result<(), KernelError> {
         let all = match self.data.byte_type() {

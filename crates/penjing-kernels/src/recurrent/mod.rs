@@ -6,6 +6,7 @@
 pub mod gru;
 pub mod lstm;
 mod panels;
+mod qpanels;
 mod step;
 
 use crate::{KernelError, error::check_len, error::product};
@@ -86,4 +87,13 @@ pub struct Weights<'a> {
     pub r: &'a [f32],
     /// Of the input, then of the hidden state: `[D, 2GH]`.
     pub b: &'a [f32],
+}
+
+/// Weights in integers of all directions, with G gates; real = q · scale of its row.
+#[derive(Clone, Copy, Debug)]
+pub struct QWeights<'a> {
+    /// Of the input: `[D, GH, I]`.
+    pub w: &'a [i8],
+    /// Of the hidden state: `[D, GH, H]`.
+    pub r: &'a [i8],
 }

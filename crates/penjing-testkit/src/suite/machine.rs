@@ -8,7 +8,7 @@ use super::{
 use crate::{Tolerance, floats, integers, normal, uniform};
 use penjing_ir::{
     Activation, AttentionSpec, Binary, ChainInstr, Compare, ConvSpec, Direction, HeadLayout, Layout, MachineOp, Op,
-    PoolKind, QuantScheme, Real, Unary, images,
+    PoolKind, QuantScheme, Real, Reset, Unary, images,
 };
 use penjing_tensor::{DType, Tensor};
 
@@ -67,6 +67,7 @@ pub(super) fn cases() -> Vec<Case> {
     out.extend(integer_chains());
     out.extend(integer_means());
     out.extend(integer_lstms());
+    out.extend(integer_grus());
     out
 }
 
@@ -363,6 +364,35 @@ fn integer_lstms() -> Vec<Case> {
             // weights of at most 127 · 0.004.
             let near = Tolerance::Within { absolute: 2e-2, relative: 0.0 };
             out.push(one(&format!("machine/QLstm/{name}, {dtype}"), op, &operands, near));
+        }
+    }
+    out
+}
+
+/// As [`integer_lstms`].
+fn integer_grus() -> Vec<Case> {
+    let mut out = Vec::new();
+    let (t, b, i, h) = (5, 2, 7, 6);
+    let directions =
+        [("forward", Direction::Forward, 1), ("reverse", Direction::Reverse, 1), ("both", Direction::Bidirectional, 2)];
+    for (name, direction, d) in directions {
+        for (dtype, lo, hi, zero, reset) in
+            [(DType::U8, 0, 255, 121, Reset::State), (DType::I8, -128, 127, 3, Reset::Product)]
+        {
+            let operands = [
+                integers(dtype, &[t, b, i], lo, hi, "x"),
+                floats(&[], &[0.02]),
+                byte(dtype, zero),
+                integers(DType::I8, &[d, 3 * h, i], -127, 127, "w"),
+                uniform(&[3 * h], 0.001, 0.004, "sw"),
+                integers(DType::I8, &[d, 3 * h, h], -127, 127, "r"),
+                uniform(&[3 * h], 0.001, 0.004, "sr"),
+                normal(&[d, 6 * h], "b"),
+                normal(&[d, b, h], "h0"),
+            ];
+            let op = Op::Machine(MachineOp::QGru { direction, reset });
+            let near = Tolerance::Within { absolute: 2e-2, relative: 0.0 };
+            out.push(one(&format!("machine/QGru/{name}, {dtype}"), op, &operands, near));
         }
     }
     out

@@ -5,31 +5,18 @@
 
 use super::{
     forward::{LstmOutputs, sum_of_biases},
-    qpanels::QPanels,
     steps::{Products, Run, run_direction},
 };
 use crate::{
     Ctx, Isa, KernelError,
     error::check_len,
     gemm::Clamp,
-    int8::{
-        ByteType, Bytes, PackedQGemm, QEpilogue, QOut, QTensor, WeightLayout, check_depth, dynamic_quantize_row, qgemm,
-    },
-    recurrent::RecurrentShape,
-    scratch::with_scratch,
+    int8::{ByteType, PackedQGemm, QEpilogue, QOut, QTensor, WeightLayout, check_depth, qgemm},
+    recurrent::{QWeights, RecurrentShape, qpanels::QPanels},
 };
 use std::ops::Range;
 
 const NAME: &str = "qlstm";
-
-/// The weights of all directions; real = q · scale of its row.
-#[derive(Clone, Copy, Debug)]
-pub struct QLstmWeights<'a> {
-    /// Of the input: `[D, 4H, I]`.
-    pub w: &'a [i8],
-    /// Of the hidden state: `[D, 4H, H]`.
-    pub r: &'a [i8],
-}
 
 /// Weights packed once.
 pub struct PackedQLstm {
@@ -48,7 +35,7 @@ impl PackedQLstm {
     pub fn new(
         isa: Isa,
         shape: &RecurrentShape,
-        weights: QLstmWeights<'_>,
+        weights: QWeights<'_>,
         x: ByteType,
     ) -> Result<PackedQLstm, KernelError> {
         let (d, i, h) = (shape.directions(), shape.input, shape.hidden);
@@ -59,7 +46,7 @@ impl PackedQLstm {
             let w = &weights.w[d * g * i..(d + 1) * g * i];
             Ok(PackedDirection {
                 w: PackedQGemm::new(isa, i, g, w, WeightLayout::Transposed, x)?,
-                r: QPanels::new(h, &weights.r[d * g * h..(d + 1) * g * h]),
+                r: QPanels::new(h, 4, &weights.r[d * g * h..(d + 1) * g * h]),
             })
         };
         check_depth(NAME, h)?;
@@ -146,26 +133,13 @@ struct Direction<'a> {
 impl Products for Direction<'_> {
     fn of_input(&self, times: &Range<usize>, pre: &mut [f32]) -> Result<(), KernelError> {
         let RecurrentShape { batch, input, .. } = *self.shape;
-        let part = times.start * batch * input..times.end * batch * input;
-        let data = match self.x.data {
-            Bytes::I8(q) => Bytes::I8(&q[part]),
-            Bytes::U8(q) => Bytes::U8(&q[part]),
-        };
+        let x = self.x.part(times.start * batch * input..times.end * batch * input);
         let epilogue = QEpilogue { w_scale: self.w_scale, bias: Some(self.bias), residual: None, clamp: Clamp::NONE };
-        let x = QTensor { data, ..self.x };
         qgemm(self.cx, times.len() * batch, x, &self.packed.w, &epilogue, QOut::F32(pre))
     }
 
     fn of_hidden(&self, h: &[f32], own: &Range<usize>, sums: &mut [f32], stride: usize) {
-        let (r, hidden) = (&self.packed.r, self.shape.hidden);
-        let len = r.row_len();
-        with_scratch::<u8, _>(self.shape.batch * len, |codes| {
-            let mut grids = Vec::with_capacity(self.shape.batch);
-            for (h, codes) in h.chunks_exact(hidden).zip(codes.chunks_exact_mut(len)) {
-                grids.push(dynamic_quantize_row(self.cx.isa, h, &mut codes[..hidden]));
-            }
-            r.product(self.cx.isa, codes, &grids, self.r_scale, own.clone(), sums, stride);
-        });
+        self.packed.r.product_of_floats(self.cx.isa, h, self.r_scale, own.clone(), sums, stride);
     }
 
     fn task_units(&self) -> usize {

@@ -8,12 +8,11 @@
 mod backward;
 mod forward;
 mod integer;
-mod qpanels;
 mod steps;
 
 pub use backward::{LstmGrads, LstmTape, lstm_grad};
 pub use forward::{LstmOutputs, LstmWeights, PackedLstm, lstm};
-pub use integer::{PackedQLstm, QLstmOperands, QLstmWeights, qlstm};
+pub use integer::{PackedQLstm, QLstmOperands, qlstm};
 
 #[cfg(test)]
 mod tests;

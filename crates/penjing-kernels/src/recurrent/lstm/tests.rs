@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     KernelError,
     int8::{ByteType, Bytes, QTensor},
-    recurrent::{RecurrentDirection, RecurrentShape, Weights},
+    recurrent::{QWeights, RecurrentDirection, RecurrentShape, Weights},
     testing::{assert_close, every_ctx, values},
 };
 
@@ -244,7 +244,7 @@ const X_GRID: (f32, i32) = (0.01, 119);
 
 /// y, h and c.
 fn integer(cx: crate::Ctx<'_>, s: &RecurrentShape, v: &Quantized) -> [Vec<f32>; 3] {
-    let packed = PackedQLstm::new(cx.isa, s, QLstmWeights { w: &v.w, r: &v.r }, ByteType::U8).unwrap();
+    let packed = PackedQLstm::new(cx.isa, s, QWeights { w: &v.w, r: &v.r }, ByteType::U8).unwrap();
     let x = QTensor { data: Bytes::U8(&v.x), scale: X_GRID.0, zero: X_GRID.1 };
     let [b, h0, c0] = &v.floats;
     let operands = QLstmOperands { w_scale: &v.scales[0], r_scale: &v.scales[1], b, h0, c0 };
