@@ -1,7 +1,7 @@
 //! Measures recurrent networks of 512 units over 64 steps, and prints GFLOP/s, the fraction of a multiply-add peak measured
 //! in the same run, and the fraction of the time that the weights take from the cache that holds them.
 //!
-//! `cargo run --release -p penjing-kernels --example recurrent_bench [threads] [filter]`. Every line is the best of many calls.
+//! `cargo run --release -p penjing-kernels --example recurrent_bench [threads] [filter] [level]`. Every line is the best of many calls.
 
 #![allow(clippy::print_stdout)]
 
@@ -27,7 +27,8 @@ fn main() -> Result<(), KernelError> {
     let threads = std::env::args().nth(1).and_then(|s| s.parse().ok()).unwrap_or(1);
     let filter = std::env::args().nth(2).unwrap_or_default();
     let pool = Pool::new(threads);
-    let cx = Ctx { isa: Isa::detect(), pool: &pool };
+    let isa = std::env::args().nth(3).and_then(|s| Isa::from_name(&s)).unwrap_or_else(Isa::detect);
+    let cx = Ctx { isa, pool: &pool };
     println!("{} on {threads} thread(s), multiply-add peak {:.1} GFLOP/s", cx.isa.name(), fma_peak(cx));
     for batch in [1, 4, 16] {
         if "lstm".contains(&filter) {

@@ -263,26 +263,6 @@ pub(crate) mod x86 {
 ///
 /// `body` must be `#[inline(always)]` so that it is compiled inside each level's function.
 macro_rules! per_lanes {
-    ($(#[$meta:meta])* $vis:vis unsafe fn $name:ident($($arg:ident: $ty:ty),* $(,)?) = narrow $body:ident) => {
-        $(#[$meta])*
-        $vis unsafe fn $name(isa: $crate::Isa, $($arg: $ty),*) {
-            #[cfg(target_arch = "x86_64")]
-            {
-                #[target_feature(enable = "avx2,fma")]
-                unsafe fn avx2($($arg: $ty),*) {
-                    // SAFETY: the caller's contract; the host has AVX2 and FMA where this function may be called.
-                    unsafe { $body::<$crate::lanes::x86::Avx2>($($arg),*) }
-                }
-                if isa.usable() >= $crate::Isa::Avx2 {
-                    // SAFETY: the caller's contract; `usable` returns `Avx2` or more only where the host has AVX2 and FMA.
-                    return unsafe { avx2($($arg),*) };
-                }
-            }
-            let _ = isa;
-            // SAFETY: the caller's contract; these lanes need no instructions of their own.
-            unsafe { $body::<[f32; 8]>($($arg),*) }
-        }
-    };
     ($(#[$meta:meta])* $vis:vis unsafe fn $name:ident($($arg:ident: $ty:ty),* $(,)?) = $body:ident) => {
         $(#[$meta])*
         $vis unsafe fn $name(isa: $crate::Isa, $($arg: $ty),*) {

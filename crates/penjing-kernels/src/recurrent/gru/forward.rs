@@ -44,8 +44,7 @@ impl PackedGru {
         let direction = |d: usize| {
             let r = &weights.r[d * g * h..(d + 1) * g * h];
             let round = |&(first, gates): &(usize, usize)| {
-                // As many vectors as a panel may have.
-                let panels = Panels { depth: h, units: h, gates, width: 4 / gates };
+                let panels = Panels::new(isa, h, h, gates);
                 (panels, panels.packed(cx, Mat::transposed(&r[first * h * h..], h)))
             };
             Ok(PackedDirection {

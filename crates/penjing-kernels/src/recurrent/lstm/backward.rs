@@ -87,7 +87,7 @@ pub fn lstm_grad(
     for d in 0..shape.directions() {
         let w = &tape.w[d * g * i..(d + 1) * g * i];
         let db = &mut db[d * 2 * g..(d + 1) * 2 * g];
-        let panels = Panels { depth: g, units: h, gates: 1, width: 4 };
+        let panels = Panels::new(cx.isa, g, h, 1);
         let r = Mat::rows(&tape.r[d * g * h..(d + 1) * g * h], h);
         with_step_weights(cx, panels, r, batch, |r| {
             Pass { cx, shape, tape, d, w, r }.run(LstmGrads {

@@ -28,12 +28,13 @@ pub enum LstmWeights<'a> {
 pub struct PackedLstm {
     input: usize,
     hidden: usize,
+    /// How the recurrent weights lie.
+    panels: Panels,
     directions: Vec<PackedDirection>,
 }
 
 struct PackedDirection {
     w: PackedRhs,
-    /// Panels.
     r: Vec<Line>,
     bias: Vec<f32>,
 }
@@ -42,7 +43,7 @@ impl PackedLstm {
     /// Packs the weights of `shape`; its steps and batch do not matter.
     pub fn new(isa: Isa, shape: &RecurrentShape, weights: Weights<'_>) -> Result<PackedLstm, KernelError> {
         check_weights(shape, &weights)?;
-        let (input, hidden, panels) = (shape.input, shape.hidden, panels(shape));
+        let (input, hidden, panels) = (shape.input, shape.hidden, panels(isa, shape));
         let pool = Pool::new(1);
         let direction = |d: usize| {
             let Weights { w, r, b } = weights.direction(shape, d);
@@ -51,7 +52,7 @@ impl PackedLstm {
             Ok(PackedDirection { w, r, bias: sum_of_biases(b) })
         };
         let directions = (0..shape.directions()).map(direction).collect::<Result<_, KernelError>>()?;
-        Ok(PackedLstm { input, hidden, directions })
+        Ok(PackedLstm { input, hidden, panels, directions })
     }
 
     /// Bytes held.
@@ -86,9 +87,9 @@ pub(super) fn sum_of_biases(b: &[f32]) -> Vec<f32> {
     of_x.iter().zip(of_h).map(|(x, h)| x + h).collect()
 }
 
-/// The recurrent weights: the gates of eight hidden units in each panel.
-fn panels(shape: &RecurrentShape) -> Panels {
-    Panels { depth: shape.hidden, units: shape.hidden, gates: 4, width: 1 }
+/// The recurrent weights: all gates of some hidden units in each panel.
+fn panels(isa: Isa, shape: &RecurrentShape) -> Panels {
+    Panels::new(isa, shape.hidden, shape.hidden, 4)
 }
 
 /// The results of an [`lstm`].
@@ -149,18 +150,17 @@ pub fn lstm(
             y,
             reserve: reserve.as_deref_mut(),
         };
-        let panels = panels(shape);
         match weights {
             LstmWeights::Packed(packed) => {
                 let p = &packed.directions[d];
-                let r = &StepWeights::Few { panels, packed: bytemuck::cast_slice(&p.r) };
+                let r = &StepWeights::Few { panels: packed.panels, packed: bytemuck::cast_slice(&p.r) };
                 let w = Rhs::Packed(&p.w);
                 run_direction(cx, shape, d, &Direction { cx, shape, x, w, r, bias: &p.bias }, run)?;
             }
             LstmWeights::Plain(all) => {
                 let Weights { w, r, b } = all.direction(shape, d);
                 let (w, bias) = (Rhs::Plain(Mat::transposed(w, input)), &sum_of_biases(b));
-                with_step_weights(cx, panels, Mat::transposed(r, hidden), batch, |r| {
+                with_step_weights(cx, panels(cx.isa, shape), Mat::transposed(r, hidden), batch, |r| {
                     run_direction(cx, shape, d, &Direction { cx, shape, x, w, r, bias }, run)
                 })?;
             }
