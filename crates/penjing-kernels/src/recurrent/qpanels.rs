@@ -238,11 +238,30 @@ fn finish_body<M: Math>(
     out: &mut [f32],
     [units, stride]: [usize; 2],
 ) {
-    for first in (0..acc.len()).step_by(LANES) {
-        let out = &mut out[first / units * stride + first % units..][..LANES];
-        let (sums, scales) = (&panel.sums[first..][..LANES], &panel.scale[first..][..LANES]);
-        let acc = &acc[first..][..LANES];
-        for lane in 0..LANES {
+    match (acc.len() / LANES, units) {
+        (4, 8) => finish_gates::<4, 8>(acc, panel, scale, zero, out, stride),
+        (6, 16) => finish_gates::<3, 16>(acc, panel, scale, zero, out, stride),
+        (4, 16) => finish_gates::<2, 16>(acc, panel, scale, zero, out, stride),
+        (4, 32) => finish_gates::<1, 32>(acc, panel, scale, zero, out, stride),
+        _ => unreachable!("a panel has 4 or 6 vectors"),
+    }
+}
+
+/// [`finish`] of `G` gates of `U` units.
+#[inline(always)]
+fn finish_gates<const G: usize, const U: usize>(
+    acc: &[i32],
+    panel: &Panel<'_>,
+    scale: f32,
+    zero: i32,
+    out: &mut [f32],
+    stride: usize,
+) {
+    for gate in 0..G {
+        let out = &mut out[gate * stride..][..U];
+        let (sums, scales) = (&panel.sums[gate * U..][..U], &panel.scale[gate * U..][..U]);
+        let acc = &acc[gate * U..][..U];
+        for lane in 0..U {
             let sum = acc[lane].wrapping_sub(sums[lane].wrapping_mul(zero));
             out[lane] = sum as f32 * (scale * scales[lane]);
         }
