@@ -30,6 +30,7 @@ RESULTS = BENCH / "out" / "compare.json"
 LOADS = 3
 # The threads of an engine may spin for a while after a run; the next engine does not start before they sleep.
 SETTLE_S = 0.05
+LEVELS = {"avx512_vnni": "AVX-512 with VNNI", "avx2": "AVX2"}
 
 
 def rounds(engines: dict[str, Running], count: int, budget_ms: float) -> dict[str, list[list[float]]]:
@@ -94,7 +95,10 @@ def machine() -> dict[str, Any]:
     """What the tables say of the machine."""
     cpuinfo = Path("/proc/cpuinfo").read_text().splitlines()
     field = {line.split(":")[0].strip(): line.split(":", 1)[1].strip() for line in cpuinfo if ":" in line}
-    return {"cpu": field.get("model name", platform.machine()), "cores": sum(line.startswith("processor") for line in cpuinfo)}
+    # A processor's name may tell less than the instructions that decide how fast everyone is.
+    level = next((name for flag, name in LEVELS.items() if flag in field.get("flags", "").split()), "neither AVX-512 VNNI nor AVX2")
+    cpu = f"{field.get('model name', platform.machine())} (family {field.get('cpu family', '?')}, {level})"
+    return {"cpu": cpu, "cores": sum(line.startswith("processor") for line in cpuinfo)}
 
 
 def parse() -> argparse.Namespace:

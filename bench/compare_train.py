@@ -88,7 +88,7 @@ def section(rows: list[Row], threads: int, rounds: int) -> str:
 `bench/.venv/bin/python bench/compare_train.py`, {time.strftime('%Y-%m-%d', time.gmtime())}, {cpu['cores']} cores of {cpu['cpu']}, {threads}
 threads, PyTorch {rows[0].version} in eager mode, {rounds} interleaved rounds. Milliseconds of a step (forward, backward, update): median
 over the rounds (fastest). Memory in MB: peak of the process; PyTorch's less that of the process after its imports. Reference figure
-of 2026-11-23 on the same kind of machine: PyTorch does 2,400–2,800 images/s on SimpleCNN, 23–27 ms a step.
+of 2026-11-23 on another machine, with AVX2: PyTorch does 2,400–2,800 images/s on SimpleCNN, 23–27 ms a step.
 
 Geometric mean {geometric_mean(ratios):.2f} (bar {MEAN_BAR}), smallest ratio {min(ratios):.2f} (bar {EACH_BAR}).
 

@@ -67,7 +67,7 @@ def opening(results: dict[str, Any], cases: list[tuple[Case, Line]]) -> str:
 `bench/.venv/bin/python bench/compare.py`, {results['date']}, {machine['cores']} cores of {machine['cpu']}. {named}.
 Random seeded weights, static shapes, {counted} interleaved rounds. Latency in ms: median over the rounds (fastest run). *Ratio*: the
 best peer's median / Penjing's. *Of limit*: Penjing's operations a second (2 for a multiply-add) / the multiply-add peak measured in the
-same run. *Floor*: the larger of operations at that peak and weights at the speed of L3 (or of DRAM where they do not fit)."""
+same run. *Floor*: the larger of operations at that peak and weights at the speed of L3 (or of DRAM where they do not fit) on the reference machine."""
 
 
 def summary(cases: list[tuple[Case, Line]], groups: list[tuple[str, int]]) -> str:
@@ -170,7 +170,7 @@ def reference(cases: list[tuple[Case, Line]]) -> str:
         rows.append([f"{case.model} {case.precision}, {case.threads}", *cells, "; ".join(reasons)])
     return f"""### The peers beside their reference figures
 
-Median here / reference figure of {REFERENCE['date']} on the same kind of machine, in ms. A peer more than 30 % slower than there is
+Median here / reference figure of {REFERENCE['date']} on another machine, with AVX2, in ms. A peer more than 30 % slower than there is
 explained.
 
 {table(['model, threads', *[LABELS[peer] for peer in PEERS], 'explanation'], rows)}"""
