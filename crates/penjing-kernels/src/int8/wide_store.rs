@@ -247,15 +247,15 @@ impl Finished for Reals {
 
 /// They are rounded to codes of either type.
 #[derive(Clone, Copy)]
-struct Codes {
-    inverse: __m512,
+pub(super) struct Codes {
+    pub(super) inverse: __m512,
     /// The greatest quotient; the least needs no care, since what is too small for an i32 becomes the least i32.
-    most: __m512,
+    pub(super) most: __m512,
     /// Of u8 codes: those of i8 are computed with a zero point that is greater by 128, and their highest bit is inverted.
-    zero: __m512i,
-    lo: __m512i,
-    hi: __m512i,
-    flip: __m512i,
+    pub(super) zero: __m512i,
+    pub(super) lo: __m512i,
+    pub(super) hi: __m512i,
+    pub(super) flip: __m512i,
     /// Quarters of four registers, which packing has interleaved, one after the other.
     order: __m512i,
 }
@@ -264,7 +264,7 @@ impl Codes {
     /// None where a step may make a NaN.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
-    fn new(finish: &QFinish<'_>) -> Option<Codes> {
+    pub(super) fn new(finish: &QFinish<'_>) -> Option<Codes> {
         let Out::Codes(_, byte, rounding) = finish.y else {
             return None;
         };

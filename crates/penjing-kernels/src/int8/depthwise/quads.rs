@@ -142,13 +142,11 @@ struct Task<'a> {
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::{BYTES, MOST_QUADS, Panel, QUAD, Task};
+    use crate::int8::wide_store::Codes;
     use crate::{
         Pool,
         gemm::Clamp,
-        int8::{
-            ByteType,
-            epilogue::{Columns, Out, QFinish},
-        },
+        int8::epilogue::{Columns, Out, QFinish},
         pool::Disjoint,
     };
     use bytemuck::Pod;
@@ -167,7 +165,7 @@ mod x86 {
         let columns = finish.columns;
         // SAFETY: this function's contract.
         unsafe {
-            match (finish.y, Codes::new(finish)) {
+            match (finish.y, Codes::new(finish).filter(|_| finish.residual.is_none())) {
                 (Out::Codes(y, ..), Some(codes)) => {
                     let store = Rounded { y, codes };
                     pool.run(n, &|i| panels::<FLIP, _>(&task(i), columns, &store));
@@ -443,39 +441,6 @@ mod x86 {
     struct Rounded<'a> {
         y: &'a Disjoint<'a, u8>,
         codes: Codes,
-    }
-
-    /// How reals become codes of either type.
-    struct Codes {
-        inverse: __m512,
-        /// The greatest quotient; the least needs no care, since what is too small for an i32 becomes the least i32.
-        most: __m512,
-        /// Of u8 codes: those of i8 are computed with a zero point that is greater by 128, and their highest bit is inverted.
-        zero: __m512i,
-        lo: __m512i,
-        hi: __m512i,
-        flip: __m512i,
-    }
-
-    impl Codes {
-        #[inline]
-        #[target_feature(enable = "avx512f,avx512bw")]
-        fn new(finish: &QFinish<'_>) -> Option<Codes> {
-            let (Out::Codes(_, byte, rounding), None) = (finish.y, finish.residual) else {
-                return None;
-            };
-            let shift = if *byte == ByteType::I8 { 128 } else { 0 };
-            let r = rounding.within(finish.columns.clamp).filter(|_| finish.columns.tame)?;
-            let code = |limit: f32| (limit.round_ties_even() as i32 + r.zero + shift) as u8 as i8;
-            Some(Codes {
-                inverse: _mm512_set1_ps(r.inverse),
-                most: _mm512_set1_ps(r.hi),
-                zero: _mm512_set1_epi16((r.zero + shift) as i16),
-                lo: _mm512_set1_epi8(code(r.lo)),
-                hi: _mm512_set1_epi8(code(r.hi)),
-                flip: _mm512_set1_epi8(shift as u8 as i8),
-            })
-        }
     }
 
     impl Store for Rounded<'_> {
