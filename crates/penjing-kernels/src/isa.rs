@@ -5,6 +5,8 @@
 //! those below it: a kernel without code for a level runs the one of the next lower.
 
 use crate::Pool;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+use std::sync::LazyLock;
 
 /// An instruction-set level.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -15,15 +17,17 @@ pub enum Isa {
     Avx2,
     /// x86-64 with AVX-512 (F, BW, DQ, VL) and its byte products (VNNI) besides.
     Avx512,
+    /// x86-64 with tile registers and their byte products (AMX-INT8) besides.
+    Amx,
 }
 
 impl Isa {
     /// Every level, lowest first.
-    pub const ALL: [Isa; 3] = [Isa::Generic, Isa::Avx2, Isa::Avx512];
+    pub const ALL: [Isa; 4] = [Isa::Generic, Isa::Avx2, Isa::Avx512, Isa::Amx];
 
     /// The highest level this host has.
     pub fn detect() -> Isa {
-        Isa::Avx512.usable()
+        Isa::Amx.usable()
     }
 
     /// Whether this host can run the level.
@@ -41,8 +45,10 @@ impl Isa {
                     && is_x86_feature_detected!("avx512vl")
                     && is_x86_feature_detected!("avx512vnni")
             }
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => Isa::Avx512.available() && amx_usable(),
             #[cfg(not(target_arch = "x86_64"))]
-            Isa::Avx2 | Isa::Avx512 => false,
+            Isa::Avx2 | Isa::Avx512 | Isa::Amx => false,
         }
     }
 
@@ -52,6 +58,7 @@ impl Isa {
             Isa::Generic => "generic",
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
+            Isa::Amx => "amx",
         }
     }
 
@@ -64,6 +71,28 @@ impl Isa {
     pub(crate) fn usable(self) -> Isa {
         Isa::ALL.into_iter().rfind(|&isa| isa <= self && isa.available()).unwrap_or(Isa::Generic)
     }
+}
+
+/// Whether the host has AMX-INT8 and lets this process use it, which it asks the system for once.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+fn amx_usable() -> bool {
+    static USABLE: LazyLock<bool> = LazyLock::new(|| {
+        // Intel's manual, `CPUID`: leaf 7, EDX bits 24 (tiles) and 25 (byte products).
+        const TILES: u32 = 3 << 24;
+        // Linux, Documentation/arch/x86/xstate.rst: the state of tiles is granted to a process that asks for it.
+        const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
+        const XFEATURE_XTILEDATA: libc::c_long = 18;
+        let features = std::arch::x86_64::__cpuid_count(7, 0).edx;
+        // SAFETY: the call takes two numbers and touches no memory of this process.
+        features & TILES == TILES
+            && unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) } == 0
+    });
+    *USABLE
+}
+
+#[cfg(all(target_arch = "x86_64", not(target_os = "linux")))]
+fn amx_usable() -> bool {
+    false
 }
 
 /// What every kernel is run with: the instruction-set level and the threads.
@@ -170,7 +199,7 @@ macro_rules! per_isa {
                     // SAFETY: `usable` returns a level only where the host has it.
                     $crate::Isa::Avx2 => return unsafe { avx2($($arg),*) },
                     // SAFETY: as above.
-                    $crate::Isa::Avx512 => return unsafe { avx512($($arg),*) },
+                    $crate::Isa::Avx512 | $crate::Isa::Amx => return unsafe { avx512($($arg),*) },
                 }
             }
             let _ = isa;

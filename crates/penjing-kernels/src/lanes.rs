@@ -283,7 +283,7 @@ macro_rules! per_lanes {
                     // SAFETY: the caller's contract; `usable` returns a level only where the host has it.
                     $crate::Isa::Avx2 => return unsafe { avx2($($arg),*) },
                     // SAFETY: as above.
-                    $crate::Isa::Avx512 => return unsafe { avx512($($arg),*) },
+                    $crate::Isa::Avx512 | $crate::Isa::Amx => return unsafe { avx512($($arg),*) },
                 }
             }
             let _ = isa;

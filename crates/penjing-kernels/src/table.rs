@@ -66,13 +66,14 @@ macro_rules! rows {
 /// The rows of a kernel at every level, with the tile that it has there.
 macro_rules! levels {
     ($family:ident $exactness:expr, $spec:literal, []) => {
-        levels!($family $exactness, $spec, ["" "" ""])
+        levels!($family $exactness, $spec, ["" "" "" ""])
     };
-    ($family:ident $exactness:expr, $spec:literal, [$generic:literal $avx2:literal $avx512:literal]) => {
+    ($family:ident $exactness:expr, $spec:literal, [$generic:literal $avx2:literal $avx512:literal $amx:literal]) => {
         [
             levels!(@row "generic", Isa::Generic, $family, $exactness, $spec, $generic),
             levels!(@row "avx2", Isa::Avx2, $family, $exactness, $spec, $avx2),
             levels!(@row "avx512", Isa::Avx512, $family, $exactness, $spec, $avx512),
+            levels!(@row "amx", Isa::Amx, $family, $exactness, $spec, $amx),
         ]
     };
     (@row $isa_name:literal, $isa:expr, $family:ident, $exactness:expr, $spec:literal, $tile:literal) => {
@@ -92,19 +93,19 @@ use Exactness::{Accumulating, Exact, Rounding, Transformed};
 pub static KERNELS: &[KernelRow] = ROWS.as_flattened();
 
 static ROWS: &[[KernelRow; Isa::ALL.len()]] = rows! {
-    MatMul Accumulating(1), [".6x16" ".6x16" ".12x32"] => "f32-f32-f32w-gemm" "f32-f32-gemm_batched";
-    MatMul Exact, [".5x16" ".5x16" ".12x32"] => "qs8-f32-qc8w-gemm" "qs8-qs8-qc8w-gemm" "qs8-qu8-qc8w-gemm"
+    MatMul Accumulating(1), [".6x16" ".6x16" ".12x32" ".12x32"] => "f32-f32-f32w-gemm" "f32-f32-gemm_batched";
+    MatMul Exact, [".5x16" ".5x16" ".12x32" ".32x32"] => "qs8-f32-qc8w-gemm" "qs8-qs8-qc8w-gemm" "qs8-qu8-qc8w-gemm"
         "qu8-f32-qc8w-gemm" "qu8-qs8-qc8w-gemm" "qu8-qu8-qc8w-gemm";
-    Conv Accumulating(1), [".6x16" ".6x16" ".6x16"] => "f32-f32-f32w-conv" "f32-f32-f32w-conv_input_grad";
-    Conv Accumulating(1), [".6x16" ".6x16" ".12x32"] => "f32-f32-f32w-conv_last" "f32-f32-f32w-conv_last_input_grad"
+    Conv Accumulating(1), [".6x16" ".6x16" ".6x16" ".6x16"] => "f32-f32-f32w-conv" "f32-f32-f32w-conv_input_grad";
+    Conv Accumulating(1), [".6x16" ".6x16" ".12x32" ".12x32"] => "f32-f32-f32w-conv_last" "f32-f32-f32w-conv_last_input_grad"
         "f32-f32-conv_last_weight_grad";
-    Conv Accumulating(1), [".4x8" ".4x8" ".8x16"] => "f32-f32-f32w-conv_last_depthwise";
-    Conv Accumulating(1), [".3x4" ".3x4" ".3x4"] => "f32-f32-conv_weight_grad";
+    Conv Accumulating(1), [".4x8" ".4x8" ".8x16" ".8x16"] => "f32-f32-f32w-conv_last_depthwise";
+    Conv Accumulating(1), [".3x4" ".3x4" ".3x4" ".3x4"] => "f32-f32-conv_weight_grad";
     Conv Transformed(16), [] => "f32-f32-f32w-conv_last_winograd.2x2";
     Conv Transformed(160), [] => "f32-f32-f32w-conv_last_winograd.4x4" "f32-f32-f32w-conv_last_input_grad_winograd.4x4";
-    Conv Exact, [".5x16" ".5x16" ".12x32"] => "qs8-f32-qc8w-conv_last" "qs8-qs8-qc8w-conv_last"
+    Conv Exact, [".5x16" ".5x16" ".12x32" ".32x32"] => "qs8-f32-qc8w-conv_last" "qs8-qs8-qc8w-conv_last"
         "qs8-qu8-qc8w-conv_last" "qu8-f32-qc8w-conv_last" "qu8-qs8-qc8w-conv_last" "qu8-qu8-qc8w-conv_last";
-    Conv Exact, [".4x32" ".4x32" ".4x64"] => "qs8-f32-qc8w-conv_last_depthwise" "qs8-qs8-qc8w-conv_last_depthwise"
+    Conv Exact, [".4x32" ".4x32" ".4x64" ".4x64"] => "qs8-f32-qc8w-conv_last_depthwise" "qs8-qs8-qc8w-conv_last_depthwise"
         "qs8-qu8-qc8w-conv_last_depthwise" "qu8-f32-qc8w-conv_last_depthwise" "qu8-qs8-qc8w-conv_last_depthwise"
         "qu8-qu8-qc8w-conv_last_depthwise";
     Conv Exact, [] => "qs8-f32-qc8w-conv_last_winograd.4x4" "qs8-qs8-qc8w-conv_last_winograd.4x4"
@@ -124,7 +125,7 @@ static ROWS: &[[KernelRow; Isa::ALL.len()]] = rows! {
     Norm Accumulating(4), [] => "f32-f32-layer_norm" "f32-f32-rms_norm" "f32-f32-group_norm" "f32-f32-batch_norm_train"
         "f32-f32-layer_norm_grad" "f32-f32-batch_norm_grad" "f32-f32-batch_norm_train_last"
         "f32-f32-batch_norm_grad_last";
-    Attention Accumulating(8), [".6x16" ".6x16" ".12x32"] => "f32-f32-attention";
+    Attention Accumulating(8), [".6x16" ".6x16" ".12x32" ".12x32"] => "f32-f32-attention";
     Movement Exact, [] => "x8-x8-permute" "x16-x16-permute" "x32-x32-permute" "x64-x64-permute" "x8-x8-slice"
         "x16-x16-slice" "x32-x32-slice" "x64-x64-slice" "x8-x8-expand" "x16-x16-expand" "x32-x32-expand"
         "x64-x64-expand" "x8-x8-concat" "x16-x16-concat" "x32-x32-concat" "x64-x64-concat" "x8-x8-pad" "x16-x16-pad"

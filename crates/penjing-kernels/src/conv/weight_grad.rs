@@ -194,9 +194,9 @@ fn add_dots(isa: Isa, dots: &Dots<'_>, offsets: &[usize], sums: &mut [f32]) {
         Isa::Generic => add_dots_with(dots, offsets, sums, dot_tile),
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `usable` returns `Avx2` or more only where the host has AVX2 and FMA.
-        Isa::Avx2 | Isa::Avx512 => unsafe { add_dots_avx2(dots, offsets, sums) },
+        Isa::Avx2 | Isa::Avx512 | Isa::Amx => unsafe { add_dots_avx2(dots, offsets, sums) },
         #[cfg(not(target_arch = "x86_64"))]
-        Isa::Avx2 | Isa::Avx512 => add_dots_with(dots, offsets, sums, dot_tile),
+        Isa::Avx2 | Isa::Avx512 | Isa::Amx => add_dots_with(dots, offsets, sums, dot_tile),
     }
 }
 

@@ -98,8 +98,8 @@ impl Tile {
     fn new(isa: Isa, channels: usize) -> Tile {
         match isa.usable() {
             Isa::Generic | Isa::Avx2 => Tile { rows: ROWS, cols: 16 },
-            Isa::Avx512 if channels.div_ceil(16).is_multiple_of(2) => Tile { rows: 2 * ROWS, cols: 32 },
-            Isa::Avx512 => Tile { rows: 4 * ROWS, cols: 16 },
+            Isa::Avx512 | Isa::Amx if channels.div_ceil(16).is_multiple_of(2) => Tile { rows: 2 * ROWS, cols: 32 },
+            Isa::Avx512 | Isa::Amx => Tile { rows: 4 * ROWS, cols: 16 },
         }
     }
 }

@@ -199,7 +199,7 @@ pub(crate) fn run_block<K: Kind, S: Sink<K::Sum>>(isa: Isa, block: &Block<'_, K:
         ),
         // SAFETY: `usable` returns `Avx2` or more only where the host has AVX2 and FMA; the runs lie inside the copy (checked
         // above).
-        Isa::Avx2 | Isa::Avx512 => unsafe { run_block_avx2::<K, S>(block, sink) },
+        Isa::Avx2 | Isa::Avx512 | Isa::Amx => unsafe { run_block_avx2::<K, S>(block, sink) },
     }
 }
 

@@ -56,7 +56,7 @@ macro_rules! per_level {
                     // SAFETY: the caller's contract; `usable` returns a level only where the host has it.
                     Isa::Avx2 => return unsafe { avx2$(::<$s>)?($($arg),*) },
                     // SAFETY: as above.
-                    Isa::Avx512 => return unsafe { avx512$(::<$s>)?($($arg),*) },
+                    Isa::Avx512 | Isa::Amx => return unsafe { avx512$(::<$s>)?($($arg),*) },
                 }
             }
             let _ = isa;

@@ -7,7 +7,7 @@ use super::{
     depthwise::{self, PackedDepthwise},
     epilogue::{Columns, Out, QFinish},
     gemm::check_depth,
-    product::{PackedProduct, multiply, shifted_zero},
+    product::{PackedProduct, multiply},
     winograd::{self, PackedWinograd},
 };
 use crate::{
@@ -152,11 +152,12 @@ pub fn qconv_last(
     x.check(NAME, w.x)?;
     y.check(NAME)?;
     epilogue.check(NAME, y.len())?;
-    let zero = match &w.weights {
-        Weights::Products(_) | Weights::Depthwise(_) => shifted_zero(w.x, x.zero),
-        Weights::Winograd(_) => x.zero,
+    let shift = match &w.weights {
+        Weights::Products(products) => products.first().map_or(0, |product| product.shift(w.x)),
+        Weights::Depthwise(_) => w.x.flip(),
+        Weights::Winograd(_) => 0,
     };
-    let columns = Columns::new(NAME, x, &w.sums, zero, epilogue)?;
+    let columns = Columns::new(NAME, x, &w.sums, x.zero + shift, epilogue)?;
     let columns = match &w.weights {
         Weights::Products(_) | Weights::Winograd(_) => columns,
         Weights::Depthwise(packed) => columns.shifted(packed.shift()),

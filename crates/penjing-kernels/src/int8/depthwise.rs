@@ -164,7 +164,7 @@ pub(super) fn run<const FLIP: bool>(
 ) {
     let ([oh, ow], [_, kw]) = (s.output, s.kernel);
     #[cfg(target_arch = "x86_64")]
-    if let (Isa::Avx512, Some(quads)) = (cx.isa.usable(), w.quads.as_ref().filter(|quads| quads.fits(ow)))
+    if let (Isa::Avx512 | Isa::Amx, Some(quads)) = (cx.isa.usable(), w.quads.as_ref().filter(|quads| quads.fits(ow)))
         && quads::run::<FLIP>(cx, s, (x, fill), (quads, &w.shift), finish)
     {
         return;
@@ -195,7 +195,7 @@ pub(super) fn run<const FLIP: bool>(
             match cx.isa.usable() {
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: the host has the level, and the window holds every tap of every pixel.
-                Isa::Avx2 | Isa::Avx512 if !w.panels.is_empty() => unsafe { x86::task::<FLIP>(&task, finish) },
+                Isa::Avx2 | Isa::Avx512 | Isa::Amx if !w.panels.is_empty() => unsafe { x86::task::<FLIP>(&task, finish) },
                 _ => task.plain::<FLIP>(finish),
             }
         });

@@ -1,9 +1,11 @@
 //! int8 kernels, exact at every level: i32 sums, one f32 scale and bias a channel, round half to even, saturate.
 //!
-//! Bytes are multiplied as bytes: with `vpdpbusd` (`dots`), or with `vpmaddubsw` (`tile`) and weights packed once so that no sum
+//! Bytes are multiplied as bytes: by AMX (`amx`), with `vpdpbusd` (`dots`), or with `vpmaddubsw` (`tile`) and weights packed once so that no sum
 //! leaves its 16 bits (`steps`). A result is `act(sum · (sx·sw) + bias + residual)`, each operation rounded to f32, and for an int8
 //! result `saturate(round(v · (1 / scale)) + zero)`.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod conv_last;
 mod depthwise;
 #[cfg(target_arch = "x86_64")]
@@ -23,6 +25,8 @@ mod tile;
 mod wide_store;
 mod winograd;
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) use amx::TileConfig;
 pub use conv_last::{PackedQConvLast, qconv_last};
 pub(crate) use dynamic::dynamic_quantize_row;
 pub use dynamic::{dynamic_grid, dynamic_quantize};
@@ -45,6 +49,16 @@ pub const MAX_DEPTH: usize = i32::MAX as usize / (255 * 128);
 pub enum ByteType {
     I8,
     U8,
+}
+
+impl ByteType {
+    /// What is added to i8 whose highest bit is inverted so that they are u8.
+    fn flip(self) -> i32 {
+        match self {
+            ByteType::U8 => 0,
+            ByteType::I8 => 128,
+        }
+    }
 }
 
 /// Elements of an int8 tensor.

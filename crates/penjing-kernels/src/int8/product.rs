@@ -4,7 +4,7 @@
 //! bytes at the same distance from every row's place, and a step takes four bytes of a run.
 
 #[cfg(target_arch = "x86_64")]
-use super::dots;
+use super::{amx, dots};
 use super::{
     ByteType,
     epilogue::QFinish,
@@ -22,7 +22,9 @@ use crate::{
 use std::ops::Range;
 
 /// Bytes that a step takes of each row.
-const GROUP: usize = 4;
+pub(super) const GROUP: usize = 4;
+/// Most steps of a chunk: a register of AMX is 64 bytes deep.
+const CHUNK: usize = 16;
 /// Tasks that a convolution is cut into at least, down to short ones.
 const MANY_TASKS: usize = 16;
 /// Rows of a short task, for which weights are read often.
@@ -50,6 +52,36 @@ enum Weights {
     Grouped(Vec<Grouped>),
     /// For `vpdpbusd`: steps in the order of the depth, `[panel][step]`.
     Straight(Vec<Step>),
+    /// For AMX: a run is cut into chunks of equal length, `[panel][chunk][step]`. The last chunk of a run ends with it, and what it
+    /// has in common with the one before is zero in it.
+    Chunked(Vec<Step>),
+}
+
+/// How a run is cut into chunks.
+#[derive(Clone, Copy)]
+struct Chunks {
+    /// Steps of the run.
+    steps: usize,
+    count: usize,
+    /// Steps of each.
+    len: usize,
+}
+
+impl Chunks {
+    fn new(run_len: usize) -> Chunks {
+        let steps = run_len.div_ceil(GROUP);
+        Chunks { steps, count: steps.div_ceil(CHUNK), len: steps.min(CHUNK) }
+    }
+
+    /// The run's step that a chunk begins with.
+    fn first(self, chunk: usize) -> usize {
+        (chunk * CHUNK).min(self.steps - self.len)
+    }
+
+    /// Steps of the last chunk that the one before has.
+    fn shared(self) -> usize {
+        self.count * self.len - self.steps
+    }
 }
 
 impl PackedProduct {
@@ -64,6 +96,10 @@ impl PackedProduct {
     ) -> PackedProduct {
         let mut weights = match isa {
             Isa::Avx512 => Weights::Straight(Vec::with_capacity(n.div_ceil(NR) * runs * run_len.div_ceil(GROUP))),
+            Isa::Amx => {
+                let chunks = Chunks::new(run_len);
+                Weights::Chunked(Vec::with_capacity(n.div_ceil(NR) * runs * chunks.count * chunks.len))
+            }
             Isa::Generic | Isa::Avx2 => Weights::Grouped(Vec::with_capacity(n.div_ceil(NR))),
         };
         let mut grouping = Grouping::default();
@@ -78,6 +114,7 @@ impl PackedProduct {
                     panels.push(grouping.finish());
                 }
                 Weights::Straight(steps) => straight(Isa::detect(), &columns, adjacent, [runs, run_len], places, steps),
+                Weights::Chunked(steps) => chunked(Isa::detect(), &columns, adjacent, [runs, run_len], places, steps),
             }
         }
         PackedProduct { n, runs, run_len, weights }
@@ -89,7 +126,7 @@ impl PackedProduct {
             Weights::Grouped(panels) => {
                 panels.iter().map(|p| size_of_val(&p.weights[..]) + size_of_val(&p.program[..])).sum()
             }
-            Weights::Straight(steps) => size_of_val(&steps[..]),
+            Weights::Straight(steps) | Weights::Chunked(steps) => size_of_val(&steps[..]),
         }
     }
 
@@ -101,6 +138,24 @@ impl PackedProduct {
     /// Bytes that a run is read for: its length rounded up to whole steps.
     pub(super) fn run_span(&self) -> usize {
         self.run_len.next_multiple_of(GROUP)
+    }
+
+    /// What activations are greater by as the tile sees them: where it takes u8 only, i8 have their highest bit inverted.
+    pub(super) fn shift(&self, x: ByteType) -> i32 {
+        match &self.weights {
+            Weights::Grouped(_) | Weights::Straight(_) => x.flip(),
+            Weights::Chunked(_) => 0,
+        }
+    }
+
+    /// Where each chunk of the depth begins in rows whose runs begin at `runs`.
+    fn chunk_offsets(&self, runs: &[usize], out: &mut [u32]) {
+        let chunks = Chunks::new(self.run_len);
+        for (&run, out) in runs.iter().zip(out.chunks_exact_mut(chunks.count.max(1))) {
+            for (chunk, out) in out.iter_mut().enumerate() {
+                *out = (run + chunks.first(chunk) * GROUP) as u32;
+            }
+        }
     }
 
     /// Where each step of the depth begins in rows whose runs begin at `runs`.
@@ -155,6 +210,28 @@ per_isa! {
 #[inline(always)]
 fn straight_body<M: Math>(columns: &[&[i8]], adjacent: bool, runs: [usize; 2], places: &[usize], to: &mut Vec<Step>) {
     each_step(columns, adjacent, runs, places, |_, weights| to.push(weights));
+}
+
+per_isa! {
+    /// Appends the chunks of a panel, as in [`group`].
+    fn chunked(
+        columns: &[&[i8]],
+        adjacent: bool,
+        runs: [usize; 2],
+        places: &[usize],
+        to: &mut Vec<Step>,
+    ) = chunked_body
+}
+
+#[inline(always)]
+fn chunked_body<M: Math>(columns: &[&[i8]], adjacent: bool, runs: [usize; 2], places: &[usize], to: &mut Vec<Step>) {
+    let chunks = Chunks::new(runs[1]);
+    each_step(columns, adjacent, runs, places, |i, weights| {
+        if i % chunks.steps == (chunks.count - 1) * CHUNK {
+            to.resize(to.len() + chunks.shared(), Step([0; STEP]));
+        }
+        to.push(weights);
+    });
 }
 
 #[inline(always)]
@@ -212,14 +289,6 @@ impl GroupWeights for PackedProduct {
     }
 }
 
-/// The zero point as the tile sees it: i8 are read as u8 with their highest bit inverted.
-pub(super) fn shifted_zero(x: ByteType, zero: i32) -> i32 {
-    match x {
-        ByteType::U8 => zero,
-        ByteType::I8 => zero + 128,
-    }
-}
-
 /// Multiplies the rows by the columns of `panels`, and hands every tile to `finish`: row 0 is the first of `rows`, columns are those
 /// of B.
 ///
@@ -245,6 +314,7 @@ pub(super) fn multiply(
     match &b.weights {
         Weights::Grouped(grouped) => multiply_grouped(isa, x, rows, b, grouped, panels, finish),
         Weights::Straight(steps) => multiply_straight(isa, x, rows, b, steps, panels, finish),
+        Weights::Chunked(steps) => multiply_chunked(isa, x, rows, b, steps, panels, finish),
     }
 }
 
@@ -262,7 +332,7 @@ fn multiply_straight(
         b.offsets(rows.offsets, offsets);
         match isa.usable() {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => {
+            Isa::Avx512 | Isa::Amx => {
                 let task = dots::Task { x, rows, offsets, weights, panels, n: b.n };
                 // SAFETY: the rows' runs lie inside A (`multiply` has checked it); `usable` returns a level only where the host has it.
                 unsafe { dots::run(&task, finish) }
@@ -270,7 +340,39 @@ fn multiply_straight(
             _ => {
                 for panel in panels {
                     let (col, cols) = (panel * NR, NR.min(b.n - panel * NR));
-                    plain(x, rows, &weights[panel * depth..][..depth], offsets, [col, cols], finish);
+                    plain((x, b.shift(x)), rows, &weights[panel * depth..][..depth], offsets, [col, cols], finish);
+                }
+            }
+        }
+    });
+}
+
+fn multiply_chunked(
+    isa: Isa,
+    x: ByteType,
+    rows: &Rows<'_, u8>,
+    b: &PackedProduct,
+    weights: &[Step],
+    panels: Range<usize>,
+    finish: &QFinish<'_>,
+) {
+    let chunks = Chunks::new(b.run_len);
+    with_scratch::<u32, _>(b.runs * chunks.count, |offsets| {
+        b.chunk_offsets(rows.offsets, offsets);
+        match isa.usable() {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => {
+                let task = amx::Task { x, rows, offsets, chunk: chunks.len, weights, panels, n: b.n };
+                // SAFETY: the rows' runs lie inside A (`multiply` has checked it); `usable` returns a level only where the host has it.
+                unsafe { amx::run(&task, finish) }
+            }
+            _ => {
+                let steps = |&chunk: &u32| (0..chunks.len).map(move |step| chunk + (step * GROUP) as u32);
+                let offsets: Vec<u32> = offsets.iter().flat_map(steps).collect();
+                for panel in panels {
+                    let (col, cols) = (panel * NR, NR.min(b.n - panel * NR));
+                    let weights = &weights[panel * offsets.len()..][..offsets.len()];
+                    plain((x, b.shift(x)), rows, weights, &offsets, [col, cols], finish);
                 }
             }
         }
@@ -307,30 +409,30 @@ fn multiply_grouped(
             let (col, cols) = (panel * NR, NR.min(b.n - panel * NR));
             match isa.usable() {
                 #[cfg(target_arch = "x86_64")]
-                Isa::Avx2 | Isa::Avx512 => {
+                Isa::Avx2 | Isa::Avx512 | Isa::Amx => {
                     let task = PanelTask { x, rows, weights, program, col, cols };
                     // SAFETY: the rows' runs lie inside A (`multiply` has checked it); `usable` returns a level only where the host has it.
                     unsafe { tile::x86::panel(&task, finish) }
                 }
                 _ => {
                     let offsets: Vec<u32> = parts(program).flat_map(|(_, offsets)| offsets).copied().collect();
-                    plain(x, rows, weights, &offsets, [col, cols], finish);
+                    plain((x, b.shift(x)), rows, weights, &offsets, [col, cols], finish);
                 }
             }
         }
     });
 }
 
-/// By the definition: rows by one panel, of `cols` columns from `col` on, whose steps begin at `offsets` from a row's place.
+/// By the definition, of activations of a type and their shift: rows by one panel, of `cols` columns from `col` on, whose steps begin at `offsets` from a row's place.
 fn plain(
-    x: ByteType,
+    (x, shift): (ByteType, i32),
     rows: &Rows<'_, u8>,
     weights: &[Step],
     offsets: &[u32],
     [col, cols]: [usize; 2],
     finish: &QFinish<'_>,
 ) {
-    let flip = if x == ByteType::I8 { 128 } else { 0 };
+    let seen = |q: u8| shift + if x == ByteType::I8 { i32::from(q as i8) } else { i32::from(q) };
     for (first, bases) in rows.bases.chunks(MR).enumerate() {
         let mut acc = Acc([[0i32; NR]; MR]);
         for (acc, &base) in acc.0.iter_mut().zip(bases) {
@@ -338,7 +440,7 @@ fn plain(
                 let x = &rows.data[base + offset as usize..][..GROUP];
                 for (acc, w) in acc.iter_mut().zip(step.0.as_chunks::<GROUP>().0) {
                     for (&x, &w) in x.iter().zip(w) {
-                        *acc = acc.wrapping_add(i32::from(x ^ flip) * i32::from(w));
+                        *acc = acc.wrapping_add(seen(x) * i32::from(w));
                     }
                 }
             }

@@ -32,7 +32,7 @@ fn weights(kind: &str, n: usize) -> Vec<i8> {
 }
 
 /// Levels that weights are packed for in different ways; each way runs at every level.
-const FORMS: [Isa; 2] = [Isa::Avx2, Isa::Avx512];
+const FORMS: [Isa; 3] = [Isa::Avx2, Isa::Avx512, Isa::Amx];
 
 const WEIGHTS: [&str; 3] = ["7 bits", "normal", "extreme"];
 

@@ -204,7 +204,7 @@ pub(super) fn run(
             with_scratch::<i32, _>(T * T * block.matrix[1], |m| match cx.isa.usable() {
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: `usable` returns `Avx2` only where the host has it.
-                Isa::Avx2 | Isa::Avx512 => unsafe { x86::block(&operands, &block, v, m) },
+                Isa::Avx2 | Isa::Avx512 | Isa::Amx => unsafe { x86::block(&operands, &block, v, m) },
                 _ => operands.plain(&block, v, m),
             });
         });

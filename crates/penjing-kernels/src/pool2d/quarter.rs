@@ -14,7 +14,7 @@ pub(super) fn plane_grad(isa: Isa, s: &PoolShape, x: &[f32], dy: &[f32], dx: &mu
     match isa.usable() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `usable` returns `Avx2` or more only where the host has AVX2.
-        Isa::Avx2 | Isa::Avx512 => unsafe { plane_grad_avx2(s, x, dy, dx) },
+        Isa::Avx2 | Isa::Avx512 | Isa::Amx => unsafe { plane_grad_avx2(s, x, dy, dx) },
         _ => plane_grad_with(s, x, dy, dx, block_grad),
     }
 }

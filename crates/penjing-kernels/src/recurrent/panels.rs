@@ -116,7 +116,7 @@ impl Panels {
 
 /// Units of a register of the level.
 fn lanes(isa: Isa) -> usize {
-    if isa.usable() == Isa::Avx512 { MOST_LANES } else { 8 }
+    if isa.usable() >= Isa::Avx512 { MOST_LANES } else { 8 }
 }
 
 per_lanes! {

@@ -290,9 +290,9 @@ fn multiply(isa: Isa, x: &[u8], panel: &Panel<'_>, acc: &mut [i32]) {
         // SAFETY: as above.
         (Isa::Avx2, 3) => return unsafe { x86::multiply::<6>(groups, panel, acc) },
         // SAFETY: as above, with AVX-512.
-        (Isa::Avx512, 2) => return unsafe { x86::dot::<2>(groups, panel, acc) },
+        (Isa::Avx512 | Isa::Amx, 2) => return unsafe { x86::dot::<2>(groups, panel, acc) },
         // SAFETY: as above.
-        (Isa::Avx512, 3) => return unsafe { x86::dot::<3>(groups, panel, acc) },
+        (Isa::Avx512 | Isa::Amx, 3) => return unsafe { x86::dot::<3>(groups, panel, acc) },
         _ => unreachable!("a panel has 4 or 6 vectors"),
     }
     let _ = isa;
