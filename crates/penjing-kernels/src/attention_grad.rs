@@ -153,6 +153,7 @@ impl Head<'_> {
                                 data: &left[place(block)],
                                 bases: &panel_rows[..block.len()],
                                 offsets: &offsets,
+                                line: block.len(),
                             };
                             let out = &mut out[block.start * width..block.end * width];
                             let c = COut { ptr: out.as_mut_ptr(), row_stride: width };

@@ -125,7 +125,7 @@ pub(crate) fn run<W: GroupWeights>(
             let mut task = |data: &[W::X], pitch: [usize; 3], first: usize| {
                 part.bases(s, pitch, bases);
                 bases.iter_mut().for_each(|base| *base += first);
-                let rows = Rows { data, bases, offsets: &offsets(s, pitch) };
+                let rows = Rows { data, bases, offsets: &offsets(s, pitch), line: part.cols.len() };
                 multiply(Task { group, first_row, rows, weights: &weights[group], columns: columns.clone() });
             };
             if in_place {

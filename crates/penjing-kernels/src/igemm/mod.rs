@@ -74,6 +74,8 @@ pub(crate) struct Rows<'a, A> {
     pub(crate) bases: &'a [usize],
     /// Start of each run, from the row's.
     pub(crate) offsets: &'a [usize],
+    /// Rows after rows, so many at a time, lie at equal distances.
+    pub(crate) line: usize,
 }
 
 /// Multiplies the rows by the columns of `panels`, and hands every tile to `sink`: row 0 is the first of `rows`, columns are

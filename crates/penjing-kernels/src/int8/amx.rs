@@ -1,8 +1,9 @@
 //! Integer products by AMX: a tile register holds 16 rows of 64 bytes, and one instruction adds the products of 16 rows of
 //! activations by 16 columns of weights, 64 deep, to sums of i32 that never saturate. Both types of activations have an instruction.
 //!
-//! Tiles of activations are read where they lie, which needs rows at equal distances: the rows of a task are cut into stretches of
-//! such, as the pixels of an output row are. Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2,
+//! Tiles of activations are read where they lie, which needs rows at equal distances, as the pixels of an output row have. A tile of
+//! few rows takes as long as a full one, so where output rows are short, tiles go on into the next one and compute what lies
+//! between as well; nothing of that is stored. Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2,
 //! `LDTILECFG`, `TILELOADD`, `TDPBSSD`.
 
 use super::{
@@ -17,6 +18,8 @@ use std::{arch::asm, ops::Range, ptr::null};
 
 /// Rows of a register.
 const ROWS: usize = 16;
+/// Most places from a segment's last row to the first of the next that is read with it.
+const GAP: usize = 8;
 /// Most registers of sums.
 const TILES: usize = 4;
 
@@ -38,7 +41,8 @@ pub(super) struct Task<'a> {
 /// Computes a task.
 ///
 /// # Safety
-/// Every chunk of every row lies inside A, the weights have every panel, and the host has `Isa::Amx`.
+/// Every chunk of every row lies inside A, rows of a line at equal distances, the weights have every panel, and the host has
+/// `Isa::Amx`.
 pub(super) unsafe fn run(task: &Task<'_>, finish: &QFinish<'_>) {
     // SAFETY: this function's contract.
     unsafe { with_store(finish, task) }
@@ -47,13 +51,13 @@ pub(super) unsafe fn run(task: &Task<'_>, finish: &QFinish<'_>) {
 impl WithStore for &Task<'_> {
     #[inline(always)]
     unsafe fn run<S: Store>(self, store: &S) {
-        let tiles = tiles(self.rows);
+        let Tiles { tiles, pieces } = Tiles::new(self.rows);
         for tiles in tiles.chunk_by(|a, b| a.rows == b.rows) {
             let config = TileConfig::new(tiles[0].rows, self.chunk);
             // SAFETY: this method's contract; the configuration has at most 16 rows and 64 bytes a register.
             unsafe {
                 asm!("ldtilecfg [{}]", in(reg) &raw const config, options(nostack, preserves_flags));
-                self.multiply(tiles, store);
+                self.multiply(tiles, &pieces, store);
                 asm!("tilerelease", options(nostack, preserves_flags));
             }
         }
@@ -66,7 +70,7 @@ impl Task<'_> {
     /// # Safety
     /// Those of [`run`]; registers are configured for the tiles.
     #[inline(always)]
-    unsafe fn multiply<S: Store>(&self, tiles: &[Tile], store: &S) {
+    unsafe fn multiply<S: Store>(&self, tiles: &[Tile], pieces: &[Piece], store: &S) {
         let mut sums = Sums([0; TILES * ROWS * NR]);
         let offsets = self.offsets.as_ptr_range();
         let panel_steps = self.offsets.len() * self.chunk;
@@ -97,8 +101,10 @@ impl Task<'_> {
                 unsafe {
                     kernel(self.x, tiles.len(), wide)(&frame);
                     for (i, tile) in tiles.iter().enumerate() {
-                        let sums = frame.sums.cast::<i32>().add(i * ROWS * wide * NR);
-                        store.put(tile.first..tile.first + tile.rows, col, cols, sums, wide * NR);
+                        for piece in &pieces[tile.pieces.clone()] {
+                            let sums = frame.sums.cast::<i32>().add((i * ROWS + piece.at) * wide * NR);
+                            store.put(piece.first..piece.first + piece.rows, col, cols, sums, wide * NR);
+                        }
                     }
                 }
             }
@@ -107,31 +113,122 @@ impl Task<'_> {
     }
 }
 
-/// Rows of a task at equal distances.
+/// Places at equal distances.
 struct Tile {
+    rows: usize,
+    /// The first place.
+    base: usize,
+    stride: usize,
+    /// Which of the pieces lie in it.
+    pieces: Range<usize>,
+}
+
+/// Rows of a task that follow each other in a tile.
+struct Piece {
     /// The first of them.
     first: usize,
     rows: usize,
-    /// Where it lies.
+    /// The tile's row that it is.
+    at: usize,
+}
+
+/// The rows of a task in tiles.
+struct Tiles {
+    tiles: Vec<Tile>,
+    pieces: Vec<Piece>,
+}
+
+impl Tiles {
+    fn new(rows: &Rows<'_, u8>) -> Tiles {
+        let segments = segments(rows);
+        let most = rows.bases.len().div_ceil(ROWS) + segments.len();
+        let mut made = Tiles { tiles: Vec::with_capacity(most), pieces: Vec::with_capacity(most + segments.len()) };
+        for chain in segments.chunk_by(Segment::goes_on_in) {
+            let apart: usize = chain.iter().map(|segment| segment.rows.len().div_ceil(ROWS)).sum();
+            if places(chain).div_ceil(ROWS) < apart {
+                made.push(chain);
+            } else {
+                chain.chunks(1).for_each(|segment| made.push(segment));
+            }
+        }
+        made
+    }
+
+    /// Cuts the places of a chain into tiles of one height; the last may begin with places of the one before.
+    fn push(&mut self, chain: &[Segment]) {
+        let (first, count) = (&chain[0], places(chain));
+        let height = count.div_ceil(count.div_ceil(ROWS));
+        for start in (0..count).step_by(height) {
+            let (end, at) = (count.min(start + height), start.min(count - height));
+            let known = self.pieces.len();
+            for segment in chain {
+                let begin = first.places_to(segment);
+                let (from, to) = (begin.max(start), (begin + segment.rows.len()).min(end));
+                if from < to {
+                    let row = segment.rows.start + from - begin;
+                    self.pieces.push(Piece { first: row, rows: to - from, at: from - at });
+                }
+            }
+            let pieces = known..self.pieces.len();
+            self.tiles.push(Tile { rows: height, base: first.base + at * first.stride, stride: first.stride, pieces });
+        }
+    }
+}
+
+/// Rows at equal distances.
+struct Segment {
+    rows: Range<usize>,
+    /// Where the first row begins.
     base: usize,
+    /// From row to row; 0 if there is but one.
     stride: usize,
 }
 
-/// The rows in tiles; the last of a stretch may begin with rows of the one before.
-fn tiles(rows: &Rows<'_, u8>) -> Vec<Tile> {
-    let bases = rows.bases;
-    let mut tiles = Vec::with_capacity(bases.len().div_ceil(ROWS));
-    let mut start = 0;
-    while start < bases.len() {
-        let stride = bases.get(start + 1).map_or(0, |next| next.wrapping_sub(bases[start]));
-        let len = 1 + bases[start..].windows(2).take_while(|pair| pair[1].wrapping_sub(pair[0]) == stride).count();
-        let height = len.div_ceil(len.div_ceil(ROWS));
-        for first in (0..len).step_by(height).map(|first| start + first.min(len - height)) {
-            tiles.push(Tile { first, rows: height, base: bases[first], stride });
-        }
-        start += len;
+impl Segment {
+    /// Where another row would begin.
+    fn next(&self) -> usize {
+        self.base + self.rows.len() * self.stride
     }
-    tiles
+
+    /// Places from this segment's first to that of a later one of its chain.
+    fn places_to(&self, later: &Segment) -> usize {
+        (later.base - self.base).checked_div(self.stride).unwrap_or(0)
+    }
+
+    /// Whether the next segment's rows lie at places of this one, and not far away.
+    fn goes_on_in(&self, next: &Segment) -> bool {
+        let last = self.base + (self.rows.len() - 1) * self.stride;
+        let gap = next.base.saturating_sub(last);
+        (self.stride == next.stride || next.stride == 0)
+            && gap.checked_rem(self.stride) == Some(0)
+            && (1..=GAP).contains(&(gap / self.stride))
+    }
+}
+
+/// The segments of a task's rows: neighbouring lines are one if they can be.
+fn segments(rows: &Rows<'_, u8>) -> Vec<Segment> {
+    let mut segments: Vec<Segment> = Vec::with_capacity(rows.bases.len().div_ceil(rows.line.max(1)));
+    let mut start = 0;
+    for line in rows.bases.chunks(rows.line.max(1)) {
+        debug_assert!(line.is_sorted_by(|a, b| b.wrapping_sub(*a) == line[1] - line[0]));
+        let (base, end) = (line[0], start + line.len());
+        let stride = line.get(1).map_or(0, |next| next.saturating_sub(base));
+        match segments.last_mut() {
+            Some(last) if last.next() == base && (line.len() == 1 || stride == last.stride) => last.rows.end = end,
+            Some(last) if last.rows.len() == 1 && line.len() == 1 && last.base < base => {
+                *last = Segment { rows: last.rows.start..end, base: last.base, stride: base - last.base };
+            }
+            _ => segments.push(Segment { rows: start..end, base, stride }),
+        }
+        start = end;
+    }
+    segments
+}
+
+/// Places from the first row of a chain to its last.
+fn places(chain: &[Segment]) -> usize {
+    let last = &chain[chain.len() - 1];
+    chain[0].places_to(last) + last.rows.len()
 }
 
 /// Tiles and panels whose sums are computed together.
@@ -157,8 +254,7 @@ impl TileConfig {
     /// Tiles of `rows` rows, and chunks of so many steps, at most 16 of both. A register is never empty.
     pub(crate) fn new(rows: usize, chunk: usize) -> TileConfig {
         let (high, deep) = (rows.max(1) as u8, chunk.max(1) as u8);
-        let mut config =
-            TileConfig { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
+        let mut config = TileConfig { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
         config.rows[..8].copy_from_slice(&[high, high, high, high, high, high, deep, deep]);
         config.row_bytes[..8].fill(64);
         config.row_bytes[4..6].fill(u16::from(deep) * GROUP as u16);
@@ -224,7 +320,11 @@ macro_rules! line {
         concat!("mov {t}, qword ptr [{f} + 88]\nlea {t}, [{w} + 2*{t}]\ntileloadd tmm", $register, ", [{t} + {line}*1]")
     };
     ($op:literal, b 3 $register:literal) => {
-        concat!("mov {t}, qword ptr [{f} + 88]\nlea {t}, [{t} + 2*{t}]\nadd {t}, {w}\ntileloadd tmm", $register, ", [{t} + {line}*1]")
+        concat!(
+            "mov {t}, qword ptr [{f} + 88]\nlea {t}, [{t} + 2*{t}]\nadd {t}, {w}\ntileloadd tmm",
+            $register,
+            ", [{t} + {line}*1]"
+        )
     };
     ($op:literal, dot $sum:literal $a:literal $b:literal) => {
         concat!($op, " tmm", $sum, ", tmm", $a, ", tmm", $b)

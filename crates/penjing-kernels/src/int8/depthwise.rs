@@ -195,7 +195,9 @@ pub(super) fn run<const FLIP: bool>(
             match cx.isa.usable() {
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: the host has the level, and the window holds every tap of every pixel.
-                Isa::Avx2 | Isa::Avx512 | Isa::Amx if !w.panels.is_empty() => unsafe { x86::task::<FLIP>(&task, finish) },
+                Isa::Avx2 | Isa::Avx512 | Isa::Amx if !w.panels.is_empty() => unsafe {
+                    x86::task::<FLIP>(&task, finish)
+                },
                 _ => task.plain::<FLIP>(finish),
             }
         });

@@ -138,7 +138,7 @@ impl Product<'_> {
             let x = &self.x[rows.start * k..rows.end * k];
             let bases: Vec<usize> = (0..rows.len()).map(|r| r * span).collect();
             let multiply = |data: &[u8]| {
-                let rows = Rows { data, bases: &bases, offsets: &[0] };
+                let rows = Rows { data, bases: &bases, offsets: &[0], line: bases.len() };
                 multiply(self.cx.isa, self.w.x, &rows, b, columns.clone(), &sink);
             };
             if span == k {

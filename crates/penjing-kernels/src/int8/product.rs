@@ -3,14 +3,14 @@
 //! Rows of activations are read where they lie (see [`crate::igemm`]): a row is a place, the depth is cut into runs of consecutive
 //! bytes at the same distance from every row's place, and a step takes four bytes of a run.
 
-#[cfg(target_arch = "x86_64")]
-use super::{amx, dots};
 use super::{
     ByteType,
     epilogue::QFinish,
     steps::{Grouped, Grouping, STEP, Step, parts},
     tile,
 };
+#[cfg(target_arch = "x86_64")]
+use super::{amx, dots};
 use crate::{
     Isa,
     conv_last::direct::GroupWeights,
