@@ -30,7 +30,7 @@ RESULTS = BENCH / "out" / "compare.json"
 LOADS = 3
 # The threads of an engine may spin for a while after a run; the next engine does not start before they sleep.
 SETTLE_S = 0.05
-LEVELS = {"avx512_vnni": "AVX-512 with VNNI", "avx2": "AVX2"}
+LEVELS = {"amx_int8": "AVX-512 with AMX", "avx512_vnni": "AVX-512 with VNNI", "avx2": "AVX2"}
 
 
 def rounds(engines: dict[str, Running], count: int, budget_ms: float) -> dict[str, list[list[float]]]:

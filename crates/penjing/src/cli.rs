@@ -26,7 +26,7 @@ pub(crate) struct GlobalArgs {
     /// Seed of every random number
     #[arg(long, global = true, value_name = "N", default_value_t = 0)]
     pub(crate) seed: u64,
-    /// Highest instruction-set level to use: generic, avx2, or avx512 (with VNNI) [default: the best of this machine]
+    /// Highest instruction-set level to use: generic, avx2, avx512 (with VNNI) or amx [default: the best of this machine]
     #[arg(long, global = true, value_name = "LEVEL", value_parser = parse_isa)]
     pub(crate) isa: Option<Isa>,
     /// Write the result as JSON

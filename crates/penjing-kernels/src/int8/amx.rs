@@ -397,3 +397,54 @@ macro_rules! kernels {
 
 kernels!(unsigned, "tdpbusd");
 kernels!(signed, "tdpbssd");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bases of `lines` lines of `line` rows, `pitch` apart, and of images of so many lines.
+    fn bases(images: usize, lines: usize, line: usize, stride: usize, pitch: usize, image: usize) -> Vec<usize> {
+        let rows = (0..images).flat_map(|i| (0..lines).map(move |l| i * image + l * pitch));
+        rows.flat_map(|start| (0..line).map(move |row| start + row * stride)).collect()
+    }
+
+    #[test]
+    fn every_row_stands_once_in_a_tile_and_no_tile_leaves_the_rows() {
+        for (images, lines, line, stride, pitch, image) in [
+            (1, 1, 197, 768, 0, 0),
+            (1, 7, 7, 64, 9 * 64, 0),
+            (3, 8, 8, 16, 160, 1600),
+            (2, 4, 56, 64, 58 * 64, 300 * 64),
+            (1, 5, 9, 48, 20 * 24, 0),
+            (4, 6, 1, 0, 100, 1000),
+            (5, 1, 1, 0, 0, 7),
+            (1, 3, 16, 4, 72, 0),
+            (1, 4, 3, 2, 7, 0),
+            (2, 1, 20, 0, 0, 0),
+        ] {
+            let bases = bases(images, lines, line, stride, pitch, image);
+            let rows = Rows { data: &[], bases: &bases, offsets: &[], line };
+            let Tiles { tiles, pieces } = Tiles::new(&rows);
+            let farthest = bases.iter().max().copied().unwrap_or(0);
+            let mut seen = vec![0; bases.len()];
+            for tile in &tiles {
+                assert!((1..=ROWS).contains(&tile.rows) && tile.base + (tile.rows - 1) * tile.stride <= farthest);
+                for piece in &pieces[tile.pieces.clone()] {
+                    assert!(piece.at + piece.rows <= tile.rows);
+                    for row in 0..piece.rows {
+                        assert_eq!(tile.base + (piece.at + row) * tile.stride, bases[piece.first + row]);
+                        seen[piece.first + row] += 1;
+                    }
+                }
+            }
+            assert!(seen.iter().all(|&times| times == 1), "{images} {lines} {line} {stride} {pitch} {image}");
+        }
+    }
+
+    #[test]
+    fn short_lines_share_tiles() {
+        let bases = bases(1, 7, 7, 64, 9 * 64, 0);
+        let tiles = Tiles::new(&Rows { data: &[], bases: &bases, offsets: &[], line: 7 }).tiles;
+        assert_eq!(tiles.len(), 4, "61 places");
+    }
+}

@@ -8,7 +8,7 @@ use super::{
 use crate::{
     Ctx, Isa, KernelError,
     error::{check_len, product},
-    igemm::{Rows, TASK_ROWS},
+    igemm::Rows,
     scratch::with_scratch,
 };
 
@@ -120,7 +120,7 @@ impl Product<'_> {
         let b = &self.w.product;
         let (m, k, n) = (self.m, self.w.k, self.w.n);
         let panels = b.panels();
-        let row_tasks = m.div_ceil(TASK_ROWS);
+        let row_tasks = m.div_ceil(b.task_rows());
         let col_tasks = FEW_TASKS.div_ceil(row_tasks).min(panels.div_ceil(TASK_COL_PANELS));
         let span = b.run_span();
         let task = |t: usize| {

@@ -15,7 +15,7 @@ use crate::{
     Isa,
     conv_last::direct::GroupWeights,
     gemm::tile::{Acc, MR, NR, RowPanels},
-    igemm::Rows,
+    igemm::{Rows, TASK_ROWS},
     isa::{Math, per_isa},
     scratch::with_scratch,
 };
@@ -35,6 +35,8 @@ const LONG_TASK: usize = 192;
 const WINDOWS: usize = 1 << 16;
 /// Rows of the longest task.
 const LONGEST_TASK: usize = 1024;
+/// Rows of a task that reads its weights as seldom as can be.
+const TALL_TASK_ROWS: usize = 256;
 /// Most rows of a tile.
 pub(super) const ROWS: usize = 5;
 
@@ -138,6 +140,14 @@ impl PackedProduct {
     /// Bytes that a run is read for: its length rounded up to whole steps.
     pub(super) fn run_span(&self) -> usize {
         self.run_len.next_multiple_of(GROUP)
+    }
+
+    /// Rows that a task of a matrix product aims at: those of AMX use weights as fast as the third-level cache gives them.
+    pub(super) fn task_rows(&self) -> usize {
+        match &self.weights {
+            Weights::Grouped(_) | Weights::Straight(_) => TASK_ROWS,
+            Weights::Chunked(_) => TALL_TASK_ROWS,
+        }
     }
 
     /// What activations are greater by as the tile sees them: where it takes u8 only, i8 have their highest bit inverted.
