@@ -22,6 +22,8 @@ const ROWS: usize = 16;
 const GAP: usize = 8;
 /// Most registers of sums.
 const TILES: usize = 4;
+/// Lines of memory that are asked for together.
+const LINES: usize = 4;
 
 /// Some rows by some panels.
 pub(super) struct Task<'a> {
@@ -84,6 +86,8 @@ impl Task<'_> {
             chunk: self.chunk * size_of::<Step>(),
             start: null(),
             sums: &mut sums,
+            ahead: null(),
+            lines: 0,
         };
         let mut panel = self.panels.start;
         while panel < self.panels.end {
@@ -92,6 +96,10 @@ impl Task<'_> {
             let cols = (wide * NR).min(self.n - col);
             frame.start = store.start(col);
             frame.weights = self.weights[panel * panel_steps..(panel + wide) * panel_steps].as_ptr();
+            // The panels to come are asked for in equal parts while these are used.
+            let next = wide.min(self.panels.end - panel - wide) * self.chunk;
+            frame.ahead = frame.weights.wrapping_add(wide * panel_steps);
+            frame.lines = next.div_ceil(tiles.len().div_ceil(high)).next_multiple_of(LINES);
             for tiles in tiles.chunks(high) {
                 for (i, tile) in tiles.iter().enumerate() {
                     frame.rows[i] = self.rows.data.as_ptr().wrapping_add(tile.base);
@@ -107,6 +115,7 @@ impl Task<'_> {
                         }
                     }
                 }
+                frame.ahead = frame.ahead.wrapping_add(frame.lines * self.offsets.len());
             }
             panel += wide;
         }
@@ -282,6 +291,9 @@ struct Frame {
     /// What sums begin with, 16 for each panel.
     start: *const i32,
     sums: *mut Sums,
+    /// Weights to come, of which so many lines are asked for in each chunk.
+    ahead: *const Step,
+    lines: usize,
 }
 
 /// # Safety
@@ -348,6 +360,18 @@ macro_rules! kernel {
                     "add {at}, 4",
                     $(line!($op, $($line)*),)*
                     "add {w}, {chunk}",
+                    "mov {t}, qword ptr [{f} + 128]",
+                    "test {t}, {t}",
+                    "je 5f",
+                    "4:",
+                    "prefetcht1 byte ptr [{ahead}]",
+                    "prefetcht1 byte ptr [{ahead} + 64]",
+                    "prefetcht1 byte ptr [{ahead} + 128]",
+                    "prefetcht1 byte ptr [{ahead} + 192]",
+                    "add {ahead}, 256",
+                    "sub {t}, 4",
+                    "jne 4b",
+                    "5:",
                     "cmp {at}, {end}",
                     "jne 2b",
                     "3:",
@@ -359,6 +383,7 @@ macro_rules! kernel {
                     end = in(reg) frame.end,
                     w = inout(reg) frame.weights => _,
                     chunk = in(reg) frame.chunk,
+                    ahead = inout(reg) frame.ahead => _,
                     line = in(reg) 64usize,
                     o = out(reg) _,
                     t = out(reg) _,

@@ -35,6 +35,8 @@ const LONG_TASK: usize = 192;
 const WINDOWS: usize = 1 << 16;
 /// Rows of the longest task.
 const LONGEST_TASK: usize = 1024;
+/// Rows that are too few for tiles.
+const FEW_ROWS: usize = 4;
 /// Rows of a task that reads its weights as seldom as can be.
 const TALL_TASK_ROWS: usize = 256;
 /// Most rows of a tile.
@@ -75,6 +77,12 @@ impl Chunks {
         Chunks { steps, count: steps.div_ceil(CHUNK), len: steps.min(CHUNK) }
     }
 
+    /// Whether AMX is the faster way to multiply by `n` columns: its chunks are deep, and so is the product or there are many columns.
+    /// (Measured: below, the time goes to loading, storing and rounding sums, and `vpdpbusd` has less of that.)
+    fn pay(n: usize, [runs, run_len]: [usize; 2]) -> bool {
+        run_len >= 32 && runs * run_len >= 64 && (runs > 1 || run_len >= 256 || n >= 64)
+    }
+
     /// The run's step that a chunk begins with.
     fn first(self, chunk: usize) -> usize {
         (chunk * CHUNK).min(self.steps - self.len)
@@ -97,10 +105,12 @@ impl PackedProduct {
         column: impl Fn(usize) -> usize,
     ) -> PackedProduct {
         let mut weights = match isa {
-            Isa::Avx512 => Weights::Straight(Vec::with_capacity(n.div_ceil(NR) * runs * run_len.div_ceil(GROUP))),
-            Isa::Amx => {
+            Isa::Amx if Chunks::pay(n, [runs, run_len]) => {
                 let chunks = Chunks::new(run_len);
                 Weights::Chunked(Vec::with_capacity(n.div_ceil(NR) * runs * chunks.count * chunks.len))
+            }
+            Isa::Avx512 | Isa::Amx => {
+                Weights::Straight(Vec::with_capacity(n.div_ceil(NR) * runs * run_len.div_ceil(GROUP)))
             }
             Isa::Generic | Isa::Avx2 => Weights::Grouped(Vec::with_capacity(n.div_ceil(NR))),
         };
@@ -323,38 +333,14 @@ pub(super) fn multiply(
     assert!(u32::try_from(reach).is_ok(), "runs lie near their row's place");
     match &b.weights {
         Weights::Grouped(grouped) => multiply_grouped(isa, x, rows, b, grouped, panels, finish),
-        Weights::Straight(steps) => multiply_straight(isa, x, rows, b, steps, panels, finish),
+        Weights::Straight(steps) => {
+            with_scratch::<u32, _>(b.runs * b.run_span() / GROUP, |offsets| {
+                b.offsets(rows.offsets, offsets);
+                multiply_steps(isa, (x, b.shift(x)), rows, offsets, steps, b.n, panels, finish);
+            });
+        }
         Weights::Chunked(steps) => multiply_chunked(isa, x, rows, b, steps, panels, finish),
     }
-}
-
-fn multiply_straight(
-    isa: Isa,
-    x: ByteType,
-    rows: &Rows<'_, u8>,
-    b: &PackedProduct,
-    weights: &[Step],
-    panels: Range<usize>,
-    finish: &QFinish<'_>,
-) {
-    let depth = b.runs * b.run_span() / GROUP;
-    with_scratch::<u32, _>(depth, |offsets| {
-        b.offsets(rows.offsets, offsets);
-        match isa.usable() {
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 | Isa::Amx => {
-                let task = dots::Task { x, rows, offsets, weights, panels, n: b.n };
-                // SAFETY: the rows' runs lie inside A (`multiply` has checked it); `usable` returns a level only where the host has it.
-                unsafe { dots::run(&task, finish) }
-            }
-            _ => {
-                for panel in panels {
-                    let (col, cols) = (panel * NR, NR.min(b.n - panel * NR));
-                    plain((x, b.shift(x)), rows, &weights[panel * depth..][..depth], offsets, [col, cols], finish);
-                }
-            }
-        }
-    });
 }
 
 fn multiply_chunked(
@@ -369,24 +355,56 @@ fn multiply_chunked(
     let chunks = Chunks::new(b.run_len);
     with_scratch::<u32, _>(b.runs * chunks.count, |offsets| {
         b.chunk_offsets(rows.offsets, offsets);
+        // A tile of few rows takes as long as a full one.
+        let few = x == ByteType::U8 && rows.bases.len() <= FEW_ROWS;
         match isa.usable() {
             #[cfg(target_arch = "x86_64")]
-            Isa::Amx => {
+            Isa::Amx if !few => {
                 let task = amx::Task { x, rows, offsets, chunk: chunks.len, weights, panels, n: b.n };
                 // SAFETY: the rows' runs lie inside A (`multiply` has checked it); `usable` returns a level only where the host has it.
                 unsafe { amx::run(&task, finish) }
             }
-            _ => {
+            level => {
                 let steps = |&chunk: &u32| (0..chunks.len).map(move |step| chunk + (step * GROUP) as u32);
                 let offsets: Vec<u32> = offsets.iter().flat_map(steps).collect();
-                for panel in panels {
-                    let (col, cols) = (panel * NR, NR.min(b.n - panel * NR));
-                    let weights = &weights[panel * offsets.len()..][..offsets.len()];
-                    plain((x, b.shift(x)), rows, weights, &offsets, [col, cols], finish);
-                }
+                multiply_steps(level, (x, b.shift(x)), rows, &offsets, weights, b.n, panels, finish);
             }
         }
     });
+}
+
+/// By steps in the order of the depth, which begin at `offsets`; with `vpdpbusd` where activations have the shift that it needs.
+fn multiply_steps(
+    isa: Isa,
+    (x, shift): (ByteType, i32),
+    rows: &Rows<'_, u8>,
+    offsets: &[u32],
+    weights: &[Step],
+    n: usize,
+    panels: Range<usize>,
+    finish: &QFinish<'_>,
+) {
+    match isa.usable() {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 | Isa::Amx if shift == x.flip() => {
+            let task = dots::Task { x, rows, offsets, weights, panels, n };
+            // SAFETY: the rows' runs lie inside A (`multiply` has checked it); `usable` returns a level only where the host has it.
+            unsafe { dots::run(&task, finish) }
+        }
+        _ => {
+            for panel in panels {
+                let (col, cols) = (panel * NR, NR.min(n - panel * NR));
+                plain(
+                    (x, shift),
+                    rows,
+                    &weights[panel * offsets.len()..][..offsets.len()],
+                    offsets,
+                    [col, cols],
+                    finish,
+                );
+            }
+        }
+    }
 }
 
 fn multiply_grouped(
