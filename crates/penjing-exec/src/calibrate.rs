@@ -5,10 +5,9 @@ use crate::{
     costs::{int8_row, macs},
 };
 use penjing_kernels::{
-    Ctx, KernelError, Pool,
+    Activation, Ctx, KernelError, Pool,
     conv::ConvShape,
     conv_last::{ConvEpilogue, Method, PackedConvLast, conv_last},
-    gemm::Clamp,
     int8::{ByteType, Bytes, Grid, Limits, PackedQConvLast, QEpilogue, QOut, QTensor, qconv_last},
 };
 use penjing_tensor::Rng;
@@ -176,7 +175,7 @@ fn time_integers(ctx: Ctx<'_>, label: &str, fitted: bool, shape: ConvShape) -> R
     let (w_scale, bias) = (vec![0.01; shape.out_channels], vec![0.5; shape.out_channels]);
     let mut y = vec![0u8; shape.y_len().unwrap_or(0)];
     let x = QTensor { data: Bytes::U8(&x), scale: 0.05, zero: 128 };
-    let epilogue = QEpilogue { w_scale: &w_scale, bias: Some(&bias), residual: None, clamp: Clamp::RELU };
+    let epilogue = QEpilogue { w_scale: &w_scale, bias: Some(&bias), residual: None, act: Activation::RELU };
     let grid = Grid { scale: 0.1, zero: 0, limits: Limits::U8 };
     let mut candidates = Vec::new();
     for method in PackedQConvLast::candidates(ctx.isa, &shape) {

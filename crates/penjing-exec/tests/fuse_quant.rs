@@ -217,6 +217,35 @@ fn a_residual_block_has_no_float_between_its_convolutions() {
     assert_eq!((count(&ops, "Quantize"), count(&ops, "Dequantize")), (1, 1), "{ops:?}");
 }
 
+/// A function of a product's result is applied before it is rounded; a result that somebody else reads is a float, and so is what
+/// becomes of it until it is rounded.
+#[test]
+fn activations_join_integer_products() {
+    for f in [Unary::Gelu, Unary::GeluTanh, Unary::Silu, Unary::HardSigmoid { alpha: Real(0.25), beta: Real(0.5) }] {
+        for (read, rounded) in [(false, true), (false, false), (true, true)] {
+            let mut net = Net::new();
+            let x = net.input("x", &[3, 6]);
+            let x = net.on_grid(x);
+            let (w, bias) = (net.weight("w", &[6, 4], 1), net.constant(normal(&[4], "bias")));
+            let h = net.op(Op::MatMul { trans_a: false, trans_b: false }, &[x, w]);
+            let h = net.add(h, bias);
+            let y = net.op(Op::Unary(f), &[h]);
+            let y = if rounded { net.on_grid(y) } else { y };
+            let outputs = if read { vec![y, h] } else { vec![y] };
+            let ops = net.fused(&outputs, if rounded { QUANTUM } else { Tolerance::Accumulating(16) });
+            let joined = |op: &Op| match op {
+                Op::Machine(MachineOp::QMatMul { act, out, .. }) => {
+                    *act == Activation::of(f).unwrap() && out.is_some() == rounded
+                }
+                _ => false,
+            };
+            assert_eq!(ops.iter().filter(|op| joined(op)).count(), usize::from(!read), "{f:?}: {ops:?}");
+            let chains = count(&ops, "machine.QChain") + count(&ops, "machine.Chain");
+            assert_eq!((count(&ops, "machine.QMatMul"), chains), (1, usize::from(read)), "{f:?}: {ops:?}");
+        }
+    }
+}
+
 /// A float addend joins a product as it is.
 #[test]
 fn float_addends_join_integer_products() {

@@ -5,10 +5,9 @@
 #![allow(clippy::print_stdout)]
 
 use penjing_kernels::{
-    Ctx, Isa, Pool,
+    Activation, Ctx, Isa, Pool,
     conv::ConvShape,
     conv_last::Method,
-    gemm::Clamp,
     int8::{
         ByteType, Bytes, Grid, Limits, PackedQConvLast, PackedQGemm, QEpilogue, QOut, QResidual, QTensor, WeightLayout,
         qconv_last, qgemm,
@@ -125,7 +124,7 @@ impl Bench<'_> {
             }
             let pick = if packed.op() == chosen { "*" } else { "" };
             for (what, residual) in [("", None), (" + residual", Some(QResidual::Int(tensor(r))))] {
-                let epilogue = QEpilogue { w_scale: &scale, bias: Some(&scale), residual, clamp: Clamp::RELU };
+                let epilogue = QEpilogue { w_scale: &scale, bias: Some(&scale), residual, act: Activation::RELU };
                 let seconds = best(|| qconv_last(self.cx, s, tensor(x), &packed, &epilogue, QOut::U8(y, grid)))?;
                 self.line(&format!("{name}{what} {}{pick}", packed.op()), ops, seconds);
             }
@@ -149,7 +148,7 @@ impl Bench<'_> {
         let packed = PackedQGemm::new(self.cx.isa, k, n, &w, WeightLayout::Transposed, ByteType::U8)?;
         let pack = start.elapsed().as_secs_f64();
         let scale = vec![0.01; n];
-        let epilogue = QEpilogue { w_scale: &scale, bias: Some(&scale), residual: None, clamp: Clamp::RELU };
+        let epilogue = QEpilogue { w_scale: &scale, bias: Some(&scale), residual: None, act: Activation::RELU };
         let tensor = QTensor { data: Bytes::U8(&x), scale: 0.1, zero: 128 };
         let seconds = best(|| qgemm(self.cx, m, tensor, &packed, &epilogue, QOut::F32(&mut y)))?;
         let rate = w.len() as f64 / pack / 1e6;

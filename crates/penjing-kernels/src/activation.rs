@@ -63,6 +63,22 @@ impl Activation {
     /// max(x, 0).
     pub const RELU: Activation = Activation::Clamp(Clamp::RELU);
 
+    /// Its limits, or none and the function that it is instead.
+    pub(crate) fn parts(self) -> (Clamp, Option<Activation>) {
+        match self {
+            Activation::Clamp(clamp) => (clamp, None),
+            smooth => (Clamp::NONE, Some(smooth)),
+        }
+    }
+
+    /// Whether finite values have finite results.
+    pub(crate) fn is_finite(self) -> bool {
+        match self {
+            Activation::HardSigmoid { alpha, beta } => alpha.is_finite() && beta.is_finite(),
+            _ => true,
+        }
+    }
+
     /// Applies the function to every value: limits in the caller's code, the others by a call.
     #[inline(always)]
     pub(crate) fn apply(self, isa: Isa, values: &mut [f32]) {
@@ -73,8 +89,9 @@ impl Activation {
         }
     }
 
+    /// As [`apply`](Self::apply), in the caller's code.
     #[inline(always)]
-    fn apply_body<M: Math>(self, values: &mut [f32]) {
+    pub(crate) fn apply_body<M: Math>(self, values: &mut [f32]) {
         match self {
             Activation::Clamp(c) => values.iter_mut().for_each(|v| *v = c.apply(*v)),
             Activation::Gelu => values.iter_mut().for_each(|v| *v = math::gelu::<M>(*v)),

@@ -6,7 +6,8 @@
 
 use crate::Isa;
 
-/// What a row promises about its rounding. u is 2⁻²⁴, half a unit in the last place of 1.
+/// What a row promises about its rounding. u is 2⁻²⁴, half a unit in the last place of 1. What an [`Activation`](crate::Activation)
+/// in its epilogue may add stands there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Exactness {
     /// The bits that the definition gives.

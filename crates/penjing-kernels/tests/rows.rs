@@ -7,7 +7,7 @@
 #![allow(clippy::unwrap_used)]
 
 use penjing_kernels::{
-    Ctx, Isa, Pool,
+    Activation, Ctx, Isa, Pool,
     arg_reduce::{Extreme, Tie, arg_reduce},
     attention::{AttentionShape, Causal, Heads, attention},
     attention_grad::{AttentionGradShape, attention_grad},
@@ -353,7 +353,7 @@ fn integer(cx: Ctx<'_>, from: &str, to: &str, op: &str) -> Vec<Point> {
         (0..channels).map(|c| (0.001 + c as f32 * 1e-4, c as f32 * 0.3 - 2.0)).unzip();
     let x_scale = 0.02f32;
     let tensor = QTensor { data: if signed { Bytes::I8(&x_signed) } else { Bytes::U8(&x) }, scale: x_scale, zero };
-    let epilogue = QEpilogue { w_scale: &w_scale, bias: Some(&bias), residual: None, clamp: Clamp::NONE };
+    let epilogue = QEpilogue { w_scale: &w_scale, bias: Some(&bias), residual: None, act: Activation::NONE };
     let x_type = if signed { ByteType::I8 } else { ByteType::U8 };
     let call = |y: QOut<'_>| {
         match op {

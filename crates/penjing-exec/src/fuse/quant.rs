@@ -11,7 +11,7 @@ use penjing_kernels::int8::MAX_MEAN;
 use penjing_reference::eval_op;
 use penjing_tensor::{DType, Tensor};
 
-/// DQ, product, bias, residual, limits, Q → `machine.QConv` or `machine.QMatMul`; DQ, LSTM → `machine.QLstm`;
+/// DQ, product, bias, residual, activation, Q → `machine.QConv` or `machine.QMatMul`; DQ, LSTM → `machine.QLstm`;
 /// DQ, GRU → `machine.QGru`.
 pub(super) fn fuse_quantized_products(model: &mut Model) -> Result<(), IrError> {
     for id in model.graph.node_ids().collect::<Vec<_>>() {
@@ -59,9 +59,7 @@ fn fuse_one(model: &mut Model, readers: &Readers, id: NodeId) -> Result<(), IrEr
     let Some(bias) = bias.or_else(|| zeros(model, &rows)).map(|b| folded(model, b)) else { return Ok(()) };
     let residual = residual(model, readers, id, last);
     last = residual.as_ref().map_or(last, |r| r.sum);
-    let limits = |a: &Activation| matches!(a, Activation::Relu | Activation::Clamp { .. });
-    let act = only_activation(model, readers, last).filter(|(a, _)| limits(a));
-    let (act, mut last) = act.unwrap_or((Activation::None, last));
+    let (act, mut last) = only_activation(model, readers, last).unwrap_or((Activation::None, last));
     let mut inputs = vec![x, x_scale, x_zero, w, w_scale, bias];
     inputs.extend(residual.into_iter().flat_map(|r| r.operands));
     let out = take_quantize(model, readers, &mut last, &mut inputs);

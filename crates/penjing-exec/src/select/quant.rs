@@ -2,7 +2,7 @@
 
 use super::{
     Call, Kernel, RunError, Site,
-    conv::{clamp, shape},
+    conv::{activation as function, shape},
     site::{around, channels_first},
 };
 use crate::costs::int8_row;
@@ -10,7 +10,6 @@ use penjing_ir::{Activation, ConvSpec, Layout, MachineOp, Op, QuantScheme, resid
 use penjing_kernels::{
     KernelError,
     arena::Views,
-    gemm::Clamp,
     int8::{
         ByteType, Bytes, BytesMut, Grid, Limits, PackedQConvLast, PackedQGemm, QEpilogue, QOut, QResidual, QTensor,
         Scales, WeightLayout, dequantize, dynamic_quantize, fake_quant, qconv_last, qgemm, qmean, quantize,
@@ -89,7 +88,7 @@ fn without_weight(site: &Site) -> Vec<usize> {
 /// What convolution and matrix product share.
 struct Product {
     x: DType,
-    clamp: Clamp,
+    act: penjing_kernels::Activation,
     residual: Option<DType>,
     out: Option<(DType, Limits)>,
 }
@@ -105,7 +104,7 @@ impl Product {
             None => None,
         };
         let x = site.operands[X].dtype;
-        matches!(x, DType::I8 | DType::U8).then_some(Product { x, clamp: clamp(act)?, residual, out })
+        matches!(x, DType::I8 | DType::U8).then_some(Product { x, act: function(act), residual, out })
     }
 
     fn name(&self, op: &str) -> String {
@@ -126,7 +125,7 @@ impl Product {
             Some(DType::F32) => (Some(QResidual::F32(views.read(REST)?)), REST + 1),
             Some(dtype) => (Some(QResidual::Int(activation(dtype, views, REST)?)), REST + 3),
         };
-        let epilogue = QEpilogue { w_scale, bias, residual, clamp: self.clamp };
+        let epilogue = QEpilogue { w_scale, bias, residual, act: self.act };
         let y = result(self.out, views, rest)?;
         Ok(kernel(call, x, &epilogue, y)?)
     }

@@ -5,7 +5,7 @@
 
 use super::{ByteType, Bytes, QEpilogue, QOut, QResidual, QTensor, rounding::Rounding};
 use crate::{
-    KernelError,
+    Activation, Isa, KernelError,
     error::check_len,
     gemm::{
         Clamp,
@@ -22,7 +22,11 @@ pub(super) struct Columns {
     /// −(zero + shift)·Σ w
     pub(super) constant: Vec<i32>,
     pub(super) clamp: Clamp,
-    /// Whether scales and biases are finite and so small that no result overflows.
+    /// A function of the results that is no limits.
+    pub(super) smooth: Option<Activation>,
+    /// The level of that function.
+    isa: Isa,
+    /// Whether scales, biases and what the function has are finite and so small that no result overflows.
     pub(super) tame: bool,
 }
 
@@ -32,6 +36,7 @@ impl Columns {
 
     /// `sums` holds Σ w of every channel; `zero` is x's zero point as the tile sees it.
     pub(super) fn new(
+        isa: Isa,
         kernel: &'static str,
         x: QTensor<'_>,
         sums: &[i32],
@@ -47,11 +52,12 @@ impl Columns {
         let mut bias = e.bias.map_or_else(Vec::new, <[f32]>::to_vec);
         // The result of all terms fits an i32, so wrapping in between does no harm.
         let mut constant: Vec<i32> = sums.iter().map(|&s| s.wrapping_mul(zero).wrapping_neg()).collect();
-        let tame = scale.iter().chain(&bias).all(|v| v.abs() < Columns::LARGE);
+        let (clamp, smooth) = e.act.parts();
+        let tame = scale.iter().chain(&bias).all(|v| v.abs() < Columns::LARGE) && e.act.is_finite();
         scale.resize(padded, 0.0);
         bias.resize(padded, 0.0);
         constant.resize(padded, 0);
-        Ok(Columns { scale, bias, constant, clamp: e.clamp, tame })
+        Ok(Columns { scale, bias, constant, clamp, smooth, isa, tame })
     }
 
     /// For sums to which `shift` was added, one value a channel.
@@ -139,6 +145,9 @@ impl QFinish<'_> {
             }
             if let Some(residual) = self.residual {
                 residual.add(at, cols, &mut v);
+            }
+            if let Some(smooth) = c.smooth {
+                smooth.apply(c.isa, &mut v);
             }
             v.iter_mut().for_each(|v| *v = limit(*v, c.clamp));
             // SAFETY: each output element belongs to one task, which puts it once; `slice` checks the range.

@@ -99,7 +99,7 @@ pub fn qgemm(
     x.check(NAME, w.x)?;
     y.check(NAME)?;
     epilogue.check(NAME, y.len())?;
-    let columns = Columns::new(NAME, x, &w.sums, x.zero + w.product.shift(w.x), epilogue)?;
+    let columns = Columns::new(cx.isa, NAME, x, &w.sums, x.zero + w.product.shift(w.x), epilogue)?;
     if y.len() > 0 {
         Product { cx, m, x: x.data.raw(), w, columns: &columns, epilogue }.run(&Out::new(y));
     }

@@ -2,7 +2,7 @@
 //!
 //! Bytes are multiplied as bytes: by AMX (`amx`), with `vpdpbusd` (`dots`), or with `vpmaddubsw` (`tile`) and weights packed once so that no sum
 //! leaves its 16 bits (`steps`). A result is `act(sum · (sx·sw) + bias + residual)`, each operation rounded to f32, and for an int8
-//! result `saturate(round(v · (1 / scale)) + zero)`.
+//! result `saturate(round(v · (1 / scale)) + zero)`. An activation beyond limits is the level's function of [`Activation`].
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
@@ -36,7 +36,7 @@ pub use mean::{MAX_MEAN, qmean};
 pub use quantize::{Scales, dequantize, fake_quant, quantize};
 pub(crate) use rounding::Rounding;
 
-use crate::{KernelError, error::check_len, gemm::Clamp};
+use crate::{Activation, KernelError, error::check_len};
 use bytemuck::Pod;
 use std::ops::Range;
 
@@ -235,7 +235,7 @@ pub enum QResidual<'a> {
     Int(QTensor<'a>),
 }
 
-/// What happens to a sum of output channel o: `clamp(sum · (x scale · w_scale[o]) + bias[o] + residual)`.
+/// What happens to a sum of output channel o: `act(sum · (x scale · w_scale[o]) + bias[o] + residual)`.
 #[derive(Clone, Copy, Debug)]
 pub struct QEpilogue<'a> {
     /// One value an output channel.
@@ -244,8 +244,8 @@ pub struct QEpilogue<'a> {
     pub bias: Option<&'a [f32]>,
     /// Added after the bias.
     pub residual: Option<QResidual<'a>>,
-    /// Limits of the real result.
-    pub clamp: Clamp,
+    /// Of the real result, before it is rounded to a grid.
+    pub act: Activation,
 }
 
 impl QEpilogue<'_> {

@@ -9,7 +9,9 @@ use super::{
     epilogue::{Columns, Out, QFinish},
 };
 use crate::{
+    Activation,
     gemm::tile::{Acc, MR, NR},
+    isa::Fused,
     pool::Disjoint,
 };
 use bytemuck::{Pod, Zeroable};
@@ -48,16 +50,26 @@ pub(super) unsafe fn with_stores<const N: usize>(
     let panel = |(col, cols)| Panel::new(finish, col, cols);
     // SAFETY: this function's contract.
     unsafe {
-        match (finish.y, finish.residual) {
-            (Out::F32(y), None) => f.run(&panels.map(|p| Reals { panel: panel(p), y, residual: NoResidual })),
-            (Out::F32(y), Some(QResidual::F32(r))) => {
+        match (finish.y, finish.residual, finish.columns.smooth) {
+            (Out::F32(y), None, smooth) => {
+                let reals = |p| Reals { panel: panel(p), y, residual: NoResidual };
+                match smooth {
+                    None => f.run(&panels.map(reals)),
+                    Some(act) => f.run(&panels.map(|p| Smooth { act, store: reals(p) })),
+                }
+            }
+            (Out::F32(y), Some(QResidual::F32(r)), None) => {
                 f.run(&panels.map(|p| Reals { panel: panel(p), y, residual: RealResidual(r) }));
             }
-            (Out::Codes(y, ..), residual) => match (Codes::new(finish), residual) {
-                (Some(codes), None) => {
-                    f.run(&panels.map(|p| Rounded { panel: panel(p), codes, y, residual: NoResidual }));
+            (Out::Codes(y, ..), residual, smooth) => match (Codes::new(finish), residual, smooth) {
+                (Some(codes), None, smooth) => {
+                    let rounded = |p| Rounded { panel: panel(p), codes, y, residual: NoResidual };
+                    match smooth {
+                        None => f.run(&panels.map(rounded)),
+                        Some(act) => f.run(&panels.map(|p| Smooth { act, store: rounded(p) })),
+                    }
                 }
-                (Some(codes), Some(QResidual::Int(QTensor { data: Bytes::U8(r), scale, zero })))
+                (Some(codes), Some(QResidual::Int(QTensor { data: Bytes::U8(r), scale, zero })), None)
                     if scale.abs() < Columns::LARGE =>
                 {
                     let residual = CodeResidual { r, scale: _mm256_set1_ps(scale), zero: _mm256_set1_epi32(zero) };
@@ -199,21 +211,6 @@ impl Residual for CodeResidual<'_> {
     }
 }
 
-/// Where a tile's rows are written and its residual is read, `stride` elements from row to row.
-struct Place<T, E> {
-    y: *mut T,
-    residual: *const E,
-    stride: usize,
-}
-
-impl<T, E> Clone for Place<T, E> {
-    fn clone(&self) -> Place<T, E> {
-        *self
-    }
-}
-
-impl<T, E> Copy for Place<T, E> {}
-
 /// A store that writes rows of 16 elements straight from registers.
 trait Straight {
     type Element: Pod;
@@ -225,14 +222,33 @@ trait Straight {
 
     fn residual(&self) -> &Self::Added;
 
-    /// Writes R rows.
+    /// Writes R rows of results, `stride` elements from row to row.
     ///
     /// # Safety
-    /// The place has 16 elements a row; the host has AVX2 and FMA.
-    unsafe fn rows<const R: usize>(&self, sums: &[[__m256i; 2]; R], to: PlaceOf<Self>);
+    /// 16 elements of each row are writable; the host has AVX2 and FMA.
+    unsafe fn rows<const R: usize>(&self, v: &mut [[__m256; 2]; R], to: *mut Self::Element, stride: usize);
 }
 
-type PlaceOf<S> = Place<<S as Straight>::Element, <<S as Straight>::Added as Residual>::Element>;
+/// The results of R rows of sums, whose residual is `stride` elements from row to row.
+///
+/// # Safety
+/// 16 elements of each row of the residual are readable; the host has AVX2 and FMA.
+#[inline(always)]
+unsafe fn results<S: Straight, const R: usize>(
+    store: &S,
+    sums: &[[__m256i; 2]; R],
+    residual: *const <S::Added as Residual>::Element,
+    stride: usize,
+) -> [[__m256; 2]; R] {
+    // SAFETY: this function's contract.
+    unsafe {
+        let mut v = [[_mm256_setzero_ps(); 2]; R];
+        for r in 0..R {
+            v[r] = store.residual().add(store.panel().real(sums[r]), residual.wrapping_add(r * stride));
+        }
+        v
+    }
+}
 
 impl<S: Straight> Store for S {
     #[inline(always)]
@@ -249,7 +265,7 @@ impl<S: Straight> Store for S {
         // SAFETY: this function's contract; `at` checked the span, of which a task puts each of its elements once.
         unsafe {
             if cols == NR {
-                self.rows(sums, Place { y, residual: r.as_ptr(), stride });
+                self.rows(&mut results(self, sums, r.as_ptr(), stride), y, stride);
             } else {
                 part(self, at, r, sums);
             }
@@ -276,7 +292,7 @@ unsafe fn part<S: Straight, const R: usize>(
     }
     let mut lines = [[S::Element::zeroed(); NR]; R];
     // SAFETY: this function's contract; the copies have 16 elements a row.
-    unsafe { store.rows(sums, Place { y: lines.as_mut_ptr().cast(), residual: added.as_ptr().cast(), stride: NR }) };
+    unsafe { store.rows(&mut results(store, sums, added.as_ptr().cast(), NR), lines.as_mut_ptr().cast(), NR) };
     for (i, line) in lines.iter().enumerate() {
         // SAFETY: each output element belongs to one task, which puts it once; `slice` checks the range.
         unsafe { store.y().slice(at + i * stride, cols) }.copy_from_slice(&line[..cols]);
@@ -310,18 +326,16 @@ impl<A: Residual> Straight for Reals<'_, A> {
     }
 
     #[inline(always)]
-    unsafe fn rows<const R: usize>(&self, sums: &[[__m256i; 2]; R], to: PlaceOf<Self>) {
+    unsafe fn rows<const R: usize>(&self, v: &mut [[__m256; 2]; R], to: *mut f32, stride: usize) {
         for r in 0..R {
-            // SAFETY: this function's contract.
-            unsafe {
-                let v = self.panel.real(sums[r]);
-                let v = self.residual.add(v, to.residual.wrapping_add(r * to.stride));
-                for j in 0..2 {
+            for j in 0..2 {
+                // SAFETY: this function's contract.
+                unsafe {
                     let (min, max) = (self.panel.min, self.panel.max);
                     // Comparisons that are false for NaN keep it.
-                    let v = _mm256_blendv_ps(v[j], min, _mm256_cmp_ps::<_CMP_LE_OQ>(v[j], min));
+                    let v = _mm256_blendv_ps(v[r][j], min, _mm256_cmp_ps::<_CMP_LE_OQ>(v[r][j], min));
                     let v = _mm256_blendv_ps(v, max, _mm256_cmp_ps::<_CMP_GE_OQ>(v, max));
-                    _mm256_storeu_ps(to.y.add(r * to.stride + 8 * j), v);
+                    _mm256_storeu_ps(to.add(r * stride + 8 * j), v);
                 }
             }
         }
@@ -419,26 +433,72 @@ impl<A: Residual> Straight for Rounded<'_, A> {
     }
 
     #[inline(always)]
-    unsafe fn rows<const R: usize>(&self, sums: &[[__m256i; 2]; R], to: PlaceOf<Self>) {
+    unsafe fn rows<const R: usize>(&self, v: &mut [[__m256; 2]; R], to: *mut u8, stride: usize) {
         // SAFETY: this function's contract.
         unsafe {
             let mut words = [_mm256_setzero_si256(); R];
             for r in 0..R {
-                let v = self.panel.real(sums[r]);
-                words[r] = self.codes.words(self.residual.add(v, to.residual.wrapping_add(r * to.stride)));
+                words[r] = self.codes.words(v[r]);
             }
             let mut r = 0;
             while r < R {
                 let bytes = self.codes.bytes(words[r], words[if r + 1 < R { r + 1 } else { r }]);
-                let y = to.y.add(r * to.stride);
+                let y = to.add(r * stride);
                 _mm_storeu_si128(y.cast(), _mm256_castsi256_si128(bytes));
                 if r + 1 < R {
-                    _mm_storeu_si128(y.add(to.stride).cast(), _mm256_extracti128_si256::<1>(bytes));
+                    _mm_storeu_si128(y.add(stride).cast(), _mm256_extracti128_si256::<1>(bytes));
                 }
                 r += 2;
             }
         }
     }
+}
+
+/// Results that a function is applied to before `store` has them.
+struct Smooth<S> {
+    act: Activation,
+    store: S,
+}
+
+impl<S: Straight> Straight for Smooth<S> {
+    type Element = S::Element;
+    type Added = S::Added;
+
+    #[inline(always)]
+    fn panel(&self) -> &Panel {
+        self.store.panel()
+    }
+
+    #[inline(always)]
+    fn y(&self) -> &Disjoint<'_, S::Element> {
+        self.store.y()
+    }
+
+    #[inline(always)]
+    fn residual(&self) -> &S::Added {
+        self.store.residual()
+    }
+
+    #[inline(always)]
+    unsafe fn rows<const R: usize>(&self, v: &mut [[__m256; 2]; R], to: *mut S::Element, stride: usize) {
+        // SAFETY: this function's contract.
+        unsafe {
+            activate(self.act, v);
+            self.store.rows(v, to, stride);
+        }
+    }
+}
+
+/// Applies the function to every lane.
+///
+/// # Safety
+/// The host has AVX2 and FMA.
+#[inline(never)]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn activate<const R: usize>(act: Activation, v: &mut [[__m256; 2]; R]) {
+    // SAFETY: two registers are 16 numbers, of no more alignment.
+    let values = unsafe { &mut *std::ptr::from_mut(v).cast::<[[f32; NR]; R]>() };
+    act.apply_body::<Fused>(values.as_flattened_mut());
 }
 
 /// Every other result.

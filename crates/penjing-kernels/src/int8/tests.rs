@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    Ctx, Isa,
+    Clamp, Ctx, Isa,
     conv::ConvShape,
     conv_last::Method,
     testing::{contexts, conv_shape as shape},
@@ -34,6 +34,17 @@ fn weights(kind: &str, n: usize) -> Vec<i8> {
 /// Levels that weights are packed for in different ways; each way runs at every level.
 const FORMS: [Isa; 3] = [Isa::Avx2, Isa::Avx512, Isa::Amx];
 
+/// Functions that are no limits.
+const SMOOTH: [Activation; 7] = [
+    Activation::Gelu,
+    Activation::GeluTanh,
+    Activation::Silu,
+    Activation::Sigmoid,
+    Activation::Tanh,
+    Activation::HardSwish,
+    Activation::HardSigmoid { alpha: 0.3, beta: 0.4 },
+];
+
 const WEIGHTS: [&str; 3] = ["7 bits", "normal", "extreme"];
 
 fn byte_types() -> [ByteType; 2] {
@@ -51,8 +62,15 @@ fn onto_grid(v: f32, grid: Grid) -> i32 {
     (rounded as i32).clamp(grid.limits.lo, grid.limits.hi)
 }
 
-/// Result i, by its sum: the residual, limits, then the bits of an f32 or the integer.
-fn expected(i: usize, (sum, channel): (i64, usize), x_scale: f32, e: &QEpilogue<'_>, grid: Option<Grid>) -> i32 {
+/// Result i, by its sum: the residual, limits or the level's function, then the bits of an f32 or the integer.
+fn expected(
+    isa: Isa,
+    i: usize,
+    (sum, channel): (i64, usize),
+    x_scale: f32,
+    e: &QEpilogue<'_>,
+    grid: Option<Grid>,
+) -> i32 {
     let v = sum as f32 * (x_scale * e.w_scale[channel]) + e.bias.map_or(0.0, |b| b[channel]);
     let v = match e.residual {
         None => v,
@@ -64,8 +82,16 @@ fn expected(i: usize, (sum, channel): (i64, usize), x_scale: f32, e: &QEpilogue<
             v + (i32::from(r[i]) - zero) as f32 * scale
         }
     };
-    let v = if v <= e.clamp.min { e.clamp.min } else { v };
-    let v = if v >= e.clamp.max { e.clamp.max } else { v };
+    let v = match e.act {
+        Activation::Clamp(Clamp { min, .. }) if v <= min => min,
+        Activation::Clamp(Clamp { max, .. }) if v >= max => max,
+        Activation::Clamp(_) => v,
+        smooth => {
+            let mut v = [v];
+            smooth.apply(isa, &mut v);
+            v[0]
+        }
+    };
     // Products multiply by the reciprocal of the scale.
     grid.map_or(v.to_bits() as i32, |g| onto_grid(v * (1.0 / g.scale), Grid { scale: 1.0, ..g }))
 }
@@ -85,15 +111,14 @@ fn check(
     let unsigned: Vec<u8> = x.iter().map(|&v| (i32::from(v) + 128) as u8).collect();
     let w_scale = floats("w scale", channels, 0.001, 0.01);
     let bias = floats("bias", channels, -3.0, 3.0);
-    let limits = [Clamp::NONE, Clamp::RELU, Clamp { min: -1.5, max: 6.0 }];
     let cases = [
-        (Bytes::I8(x), 0),
-        (Bytes::I8(x), -128),
-        (Bytes::I8(x), 37),
-        (Bytes::U8(&unsigned), 0),
-        (Bytes::U8(&unsigned), 255),
+        (Bytes::I8(x), 0, Activation::NONE),
+        (Bytes::I8(x), -128, Activation::RELU),
+        (Bytes::I8(x), 37, Activation::Clamp(Clamp { min: -1.5, max: 6.0 })),
+        (Bytes::U8(&unsigned), 0, Activation::Gelu),
+        (Bytes::U8(&unsigned), 255, SMOOTH[n % SMOOTH.len()]),
     ];
-    for (case, (data, zero)) in cases.into_iter().enumerate() {
+    for (case, (data, zero, act)) in cases.into_iter().enumerate() {
         let centred: Vec<i64> = match data {
             Bytes::I8(x) => x.iter().map(|&v| i64::from(v) - i64::from(zero)).collect(),
             Bytes::U8(x) => x.iter().map(|&v| i64::from(v) - i64::from(zero)).collect(),
@@ -101,14 +126,14 @@ fn check(
         let sums = want(&centred);
         let x = QTensor { data, scale: 0.013, zero };
         let residual = residuals[case % residuals.len()];
-        let e =
-            QEpilogue { w_scale: &w_scale, bias: (case != 1).then_some(&bias[..]), residual, clamp: limits[case % 3] };
+        let e = QEpilogue { w_scale: &w_scale, bias: (case != 1).then_some(&bias[..]), residual, act };
         let i8_grid = Grid { scale: 0.07, zero: -5, limits: Limits::I8_NARROW };
         let u8_grid = Grid { scale: 0.11, zero: 100, limits: Limits::U8 };
-        let want_for =
-            |grid| sums.iter().enumerate().map(|(i, &s)| expected(i, s, x.scale, &e, grid)).collect::<Vec<_>>();
-        let wants = [want_for(None), want_for(Some(i8_grid)), want_for(Some(u8_grid))];
         for isa in Isa::ALL.into_iter().filter(|i| i.available()) {
+            let want_for = |grid| {
+                sums.iter().enumerate().map(|(i, &s)| expected(isa, i, s, x.scale, &e, grid)).collect::<Vec<_>>()
+            };
+            let wants = [want_for(None), want_for(Some(i8_grid)), want_for(Some(u8_grid))];
             for cx in contexts(isa) {
                 let (mut y, mut q, mut u) = (vec![f32::NAN; n], vec![99i8; n], vec![99u8; n]);
                 f(cx.get(), x, &e, QOut::F32(&mut y)).unwrap();
@@ -173,7 +198,7 @@ fn qgemm_is_exact() {
 #[test]
 fn the_worst_sums_do_not_saturate() {
     let k = 4096;
-    let e = QEpilogue { w_scale: &[1.0; 16], bias: None, residual: None, clamp: Clamp::NONE };
+    let e = QEpilogue { w_scale: &[1.0; 16], bias: None, residual: None, act: Activation::NONE };
     for (form, weight) in FORMS.into_iter().flat_map(|f| [-128i8, 127, 64, -64, 32, -32, 33].map(|w| (f, w))) {
         let packed = PackedQGemm::new(form, k, 16, &vec![weight; 16 * k], WeightLayout::Rows, ByteType::U8).unwrap();
         for isa in Isa::ALL {
@@ -426,7 +451,7 @@ fn what_does_not_fit_is_refused() {
     assert!(pack(usize::MAX, 2, &[]).is_err());
     let w = pack(2, 3, &[0; 6]).unwrap();
     let x = QTensor { data: Bytes::U8(&[0; 4]), scale: 1.0, zero: 0 };
-    let e = QEpilogue { w_scale: &[1.0; 3], bias: None, residual: None, clamp: Clamp::NONE };
+    let e = QEpilogue { w_scale: &[1.0; 3], bias: None, residual: None, act: Activation::NONE };
     let mut y = [0f32; 6];
     let mut q = [0i8; 6];
     length(qgemm(cx, 1, x, &w, &e, QOut::F32(&mut y)));

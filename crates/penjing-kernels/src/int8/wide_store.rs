@@ -7,7 +7,9 @@ use super::{
     epilogue::{Columns, Out, QFinish},
 };
 use crate::{
+    Activation,
     gemm::tile::{Acc, MR, NR},
+    isa::Fused,
     pool::Disjoint,
 };
 use bytemuck::Pod;
@@ -41,17 +43,20 @@ pub(super) trait WithStore {
 /// The host has `Isa::Avx512`.
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) unsafe fn with_store(finish: &QFinish<'_>, f: impl WithStore) {
-    let residual = match finish.residual {
-        Some(QResidual::Int(r)) if r.scale.abs() >= Columns::LARGE => None,
-        residual => Some(residual),
-    };
+    let large = matches!(finish.residual, Some(QResidual::Int(r)) if r.scale.abs() >= Columns::LARGE);
     // SAFETY: this function's contract.
     unsafe {
-        match (finish.y, residual) {
-            (Out::F32(y), Some(residual)) => added(finish, y, Reals::new(finish), residual, f),
-            (Out::Codes(y, ..), Some(residual)) => match Codes::new(finish) {
-                Some(codes) => added(finish, y, codes, residual, f),
-                None => f.run(&Any(finish)),
+        match (finish.y, finish.residual, finish.columns.smooth) {
+            (Out::F32(y), residual, None) if !large => added(finish, y, Reals::new(finish), residual, f),
+            (Out::F32(y), None, Some(act)) => {
+                f.run(&Straight { finish, y, finished: Smooth { act, finished: Reals::new(finish) }, added: Nothing });
+            }
+            (Out::Codes(y, ..), residual, smooth) => match (Codes::new(finish), residual, smooth) {
+                (Some(codes), residual, None) if !large => added(finish, y, codes, residual, f),
+                (Some(finished), None, Some(act)) => {
+                    f.run(&Straight { finish, y, finished: Smooth { act, finished }, added: Nothing });
+                }
+                _ => f.run(&Any(finish)),
             },
             _ => f.run(&Any(finish)),
         }
@@ -335,6 +340,48 @@ impl Finished for Codes {
         // SAFETY: this function's contract.
         unsafe { _mm_mask_storeu_epi8(to.cast(), mask, _mm512_castsi512_si128(self.bytes([v; 4]))) }
     }
+}
+
+/// They are what a function makes of them, and then finished.
+#[derive(Clone, Copy)]
+struct Smooth<F> {
+    act: Activation,
+    finished: F,
+}
+
+impl<F: Finished> Finished for Smooth<F> {
+    type Element = F::Element;
+
+    #[inline(always)]
+    unsafe fn store<const PANELS: usize>(&self, mut v: [__m512; 4], to: *mut F::Element, stride: usize, rows: usize) {
+        // SAFETY: this function's contract.
+        unsafe {
+            activate(self.act, &mut v);
+            self.finished.store::<PANELS>(v, to, stride, rows);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_part(&self, v: __m512, to: *mut F::Element, mask: __mmask16) {
+        // SAFETY: this function's contract.
+        unsafe {
+            let mut v = [v; 4];
+            activate(self.act, &mut v);
+            self.finished.store_part(v[0], to, mask);
+        }
+    }
+}
+
+/// Applies the function to every lane.
+///
+/// # Safety
+/// The host has `Isa::Avx512`.
+#[inline(never)]
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) unsafe fn activate(act: Activation, v: &mut [__m512; 4]) {
+    // SAFETY: four registers are 64 numbers, of no more alignment.
+    let values = unsafe { &mut *std::ptr::from_mut(v).cast::<[f32; 64]>() };
+    act.apply_body::<Fused>(values);
 }
 
 /// A store that writes rows straight from registers.

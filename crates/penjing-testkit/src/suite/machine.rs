@@ -199,7 +199,7 @@ fn quantized() -> Vec<Case> {
     ];
     for (grid, out_scheme) in grids {
         for (dtype, lo, hi, zero) in [(DType::U8, 0, 255, 121), (DType::I8, -128, 127, 3)] {
-            for act in [Activation::None, Activation::Relu] {
+            for act in [Activation::None, Activation::Relu, Activation::Gelu] {
                 let operands = |x: &[usize], w: &[usize], channels: usize| {
                     let mut all = vec![
                         integers(dtype, x, lo, hi, "x"),

@@ -142,9 +142,9 @@ struct Task<'a> {
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::{BYTES, MOST_QUADS, Panel, QUAD, Task};
-    use crate::int8::wide_store::Codes;
+    use crate::int8::wide_store::{Codes, activate};
     use crate::{
-        Pool,
+        Activation, Pool,
         gemm::Clamp,
         int8::epilogue::{Columns, Out, QFinish},
         pool::Disjoint,
@@ -166,18 +166,35 @@ mod x86 {
         // SAFETY: this function's contract.
         unsafe {
             match (finish.y, Codes::new(finish).filter(|_| finish.residual.is_none())) {
-                (Out::Codes(y, ..), Some(codes)) => {
-                    let store = Rounded { y, codes };
-                    pool.run(n, &|i| panels::<FLIP, _>(&task(i), columns, &store));
-                }
+                (Out::Codes(y, ..), Some(codes)) => all::<FLIP, _>(pool, n, task, columns, Rounded { y, codes }),
                 (Out::F32(y), _) if finish.residual.is_none() => {
-                    let store = Reals::new(y, columns.clamp);
-                    pool.run(n, &|i| panels::<FLIP, _>(&task(i), columns, &store));
+                    all::<FLIP, _>(pool, n, task, columns, Reals::new(y, columns.clamp));
                 }
                 _ => return false,
             }
         }
         true
+    }
+
+    /// # Safety
+    /// That of [`tasks`].
+    unsafe fn all<'a, const FLIP: bool, S: Store + Sync>(
+        pool: &Pool,
+        n: usize,
+        task: &(impl Fn(usize) -> Task<'a> + Sync),
+        columns: &Columns,
+        store: S,
+    ) {
+        // SAFETY: this function's contract.
+        unsafe {
+            match columns.smooth {
+                None => pool.run(n, &|i| panels::<FLIP, _>(&task(i), columns, &store)),
+                Some(act) => {
+                    let store = Smooth { act, store };
+                    pool.run(n, &|i| panels::<FLIP, _>(&task(i), columns, &store));
+                }
+            }
+        }
     }
 
     /// # Safety
@@ -337,7 +354,8 @@ mod x86 {
                 };
                 for h in 0..H {
                     for p in 0..P {
-                        store.put(y.add(h * pitch[0] + p * pitch[1]), &self.lines, sums[h][p]);
+                        let v = std::array::from_fn(|j| self.lines.real(j, sums[h][p][j]));
+                        store.put(y.add(h * pitch[0] + p * pitch[1]), v);
                     }
                 }
             }
@@ -423,18 +441,18 @@ mod x86 {
         }
     }
 
-    /// Takes sums.
+    /// Takes results.
     trait Store {
         type Element;
 
         /// The result at element `at`, the first of a span.
         fn at(&self, at: usize, span: usize) -> *mut Self::Element;
 
-        /// Stores 64 results.
+        /// Stores 64 of them, in the order of the sums.
         ///
         /// # Safety
         /// They are this task's; the host has the level.
-        unsafe fn put(&self, y: *mut Self::Element, lines: &Lines, sums: [__m512i; 4]);
+        unsafe fn put(&self, y: *mut Self::Element, v: [__m512; 4]);
     }
 
     /// Results on a grid, where no step makes a NaN.
@@ -452,13 +470,11 @@ mod x86 {
         }
 
         #[inline(always)]
-        unsafe fn put(&self, y: *mut u8, lines: &Lines, sums: [__m512i; 4]) {
+        unsafe fn put(&self, y: *mut u8, v: [__m512; 4]) {
             let c = &self.codes;
             // SAFETY: this function's contract.
             unsafe {
-                let code = |j: usize| {
-                    _mm512_cvtps_epi32(_mm512_min_ps(_mm512_mul_ps(lines.real(j, sums[j]), c.inverse), c.most))
-                };
+                let code = |j: usize| _mm512_cvtps_epi32(_mm512_min_ps(_mm512_mul_ps(v[j], c.inverse), c.most));
                 let low = _mm512_adds_epi16(_mm512_packs_epi32(code(0), code(1)), c.zero);
                 let high = _mm512_adds_epi16(_mm512_packs_epi32(code(2), code(3)), c.zero);
                 let codes = _mm512_min_epu8(_mm512_max_epu8(_mm512_packus_epi16(low, high), c.lo), c.hi);
@@ -491,13 +507,12 @@ mod x86 {
         }
 
         #[inline(always)]
-        unsafe fn put(&self, y: *mut f32, lines: &Lines, sums: [__m512i; 4]) {
+        unsafe fn put(&self, y: *mut f32, v: [__m512; 4]) {
             for j in 0..4 {
                 // SAFETY: this function's contract.
                 unsafe {
-                    let v = lines.real(j, sums[j]);
                     // Comparisons that are false for NaN keep it.
-                    let v = _mm512_mask_mov_ps(v, _mm512_cmp_ps_mask::<_CMP_LE_OQ>(v, self.min), self.min);
+                    let v = _mm512_mask_mov_ps(v[j], _mm512_cmp_ps_mask::<_CMP_LE_OQ>(v[j], self.min), self.min);
                     let v = _mm512_mask_mov_ps(v, _mm512_cmp_ps_mask::<_CMP_GE_OQ>(v, self.max), self.max);
                     let y = y.add(4 * j);
                     _mm_storeu_ps(y, _mm512_castps512_ps128(v));
@@ -505,6 +520,30 @@ mod x86 {
                     _mm_storeu_ps(y.add(32), _mm512_extractf32x4_ps::<2>(v));
                     _mm_storeu_ps(y.add(48), _mm512_extractf32x4_ps::<3>(v));
                 }
+            }
+        }
+    }
+
+    /// Results that a function is applied to before `store` has them.
+    struct Smooth<S> {
+        act: Activation,
+        store: S,
+    }
+
+    impl<S: Store> Store for Smooth<S> {
+        type Element = S::Element;
+
+        #[inline(always)]
+        fn at(&self, at: usize, span: usize) -> *mut S::Element {
+            self.store.at(at, span)
+        }
+
+        #[inline(always)]
+        unsafe fn put(&self, y: *mut S::Element, mut v: [__m512; 4]) {
+            // SAFETY: this function's contract.
+            unsafe {
+                activate(self.act, &mut v);
+                self.store.put(y, v);
             }
         }
     }

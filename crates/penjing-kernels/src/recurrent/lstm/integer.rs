@@ -8,9 +8,8 @@ use super::{
     steps::{Products, Run, run_direction},
 };
 use crate::{
-    Ctx, Isa, KernelError,
+    Activation, Ctx, Isa, KernelError,
     error::check_len,
-    gemm::Clamp,
     int8::{ByteType, PackedQGemm, QEpilogue, QOut, QTensor, WeightLayout, check_depth, qgemm},
     recurrent::{QWeights, RecurrentShape, qpanels::QPanels},
 };
@@ -134,7 +133,8 @@ impl Products for Direction<'_> {
     fn of_input(&self, times: &Range<usize>, pre: &mut [f32]) -> Result<(), KernelError> {
         let RecurrentShape { batch, input, .. } = *self.shape;
         let x = self.x.part(times.start * batch * input..times.end * batch * input);
-        let epilogue = QEpilogue { w_scale: self.w_scale, bias: Some(self.bias), residual: None, clamp: Clamp::NONE };
+        let epilogue =
+            QEpilogue { w_scale: self.w_scale, bias: Some(self.bias), residual: None, act: Activation::NONE };
         qgemm(self.cx, times.len() * batch, x, &self.packed.w, &epilogue, QOut::F32(pre))
     }
 
