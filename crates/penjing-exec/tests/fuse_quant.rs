@@ -246,6 +246,28 @@ fn activations_join_integer_products() {
     }
 }
 
+/// Rows that are regrouped behind a product are regrouped before it, as integers.
+#[test]
+fn rows_of_integer_products_are_regrouped_before_them() {
+    for read in [false, true] {
+        let mut net = Net::new();
+        let x = net.input("x", &[6, 5]);
+        let x = net.on_grid(x);
+        let (w, bias) = (net.weight("w", &[5, 4], 1), net.constant(normal(&[4], "bias")));
+        let h = net.op(Op::MatMul { trans_a: false, trans_b: false }, &[x, w]);
+        let h = net.add(h, bias);
+        let y = net.op(Op::Reshape { shape: [2, 3, 4].map(Dim::Const).to_vec() }, &[h]);
+        let y = net.op(Op::Unary(Unary::Gelu), &[y]);
+        let y = net.on_grid(y);
+        let outputs = if read { vec![y, h] } else { vec![y] };
+        let ops = net.fused(&outputs, QUANTUM);
+        let joined =
+            |op: &Op| matches!(op, Op::Machine(MachineOp::QMatMul { act: Activation::Gelu, out: Some(_), .. }));
+        assert_eq!(ops.iter().filter(|op| joined(op)).count(), usize::from(!read), "{ops:?}");
+        assert_eq!((count(&ops, "machine.QMatMul"), count(&ops, "Reshape")), (1, 1), "{ops:?}");
+    }
+}
+
 /// A float addend joins a product as it is.
 #[test]
 fn float_addends_join_integer_products() {

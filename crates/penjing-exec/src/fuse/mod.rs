@@ -18,6 +18,8 @@ pub fn fuse(model: &Model) -> Result<Model, IrError> {
     let mut m = model.clone();
     m.compact();
     table::gather_integers(&mut m)?;
+    product::regroup_rows(&mut m)?;
+    m.compact();
     sink::sink_dequantize(&mut m)?;
     m.compact();
     sink::sink_quantize(&mut m)?;
@@ -28,8 +30,6 @@ pub fn fuse(model: &Model) -> Result<Model, IrError> {
     quant::fold_dequantized_constants(&mut m);
     m.compact();
     attention::fuse_attention(&mut m)?;
-    m.compact();
-    product::regroup_rows(&mut m)?;
     m.compact();
     product::fuse_products(&mut m)?;
     m.compact();
