@@ -47,7 +47,7 @@ pub enum UnaryOp {
     Erf,
     /// x·Φ(x), within 8·2⁻²⁴·|x|.
     Gelu,
-    /// The tanh approximation of GELU, within 12·2⁻²⁴·|x|.
+    /// The tanh approximation of GELU, within 8·2⁻²⁴·|x|.
     GeluTanh,
     /// ln(1+eˣ), 4 ULP.
     Softplus,
