@@ -17,6 +17,8 @@ use std::{arch::x86_64::*, ops::Range};
 
 /// Most panels of a tile.
 pub(super) const PANELS: usize = 4;
+/// Most fours of registers that are prepared together: those of a tile.
+const TOGETHER: usize = 6;
 
 /// Takes the sums of a tile.
 pub(super) trait Store {
@@ -188,6 +190,16 @@ impl Widen for u8 {
 trait Finished: Copy {
     type Element: Pod;
 
+    /// Whether registers are prepared before they are stored: those of a tile together.
+    const PREPARED: bool = false;
+
+    /// Prepares them, four by four.
+    ///
+    /// # Safety
+    /// The host has `Isa::Avx512`.
+    #[inline(always)]
+    unsafe fn prepare(&self, _: &mut [[__m512; 4]]) {}
+
     /// Stores whole panels side by side, one or two: four registers, `stride` elements from row to row, of which there are `rows`.
     ///
     /// # Safety
@@ -352,23 +364,24 @@ struct Smooth<F> {
 impl<F: Finished> Finished for Smooth<F> {
     type Element = F::Element;
 
+    const PREPARED: bool = true;
+
     #[inline(always)]
-    unsafe fn store<const PANELS: usize>(&self, mut v: [__m512; 4], to: *mut F::Element, stride: usize, rows: usize) {
+    unsafe fn prepare(&self, v: &mut [[__m512; 4]]) {
         // SAFETY: this function's contract.
-        unsafe {
-            activate(self.act, &mut v);
-            self.finished.store::<PANELS>(v, to, stride, rows);
-        }
+        unsafe { activate(self.act, v) };
+    }
+
+    #[inline(always)]
+    unsafe fn store<const PANELS: usize>(&self, v: [__m512; 4], to: *mut F::Element, stride: usize, rows: usize) {
+        // SAFETY: this function's contract.
+        unsafe { self.finished.store::<PANELS>(v, to, stride, rows) };
     }
 
     #[inline(always)]
     unsafe fn store_part(&self, v: __m512, to: *mut F::Element, mask: __mmask16) {
         // SAFETY: this function's contract.
-        unsafe {
-            let mut v = [v; 4];
-            activate(self.act, &mut v);
-            self.finished.store_part(v[0], to, mask);
-        }
+        unsafe { self.finished.store_part(v, to, mask) };
     }
 }
 
@@ -378,10 +391,10 @@ impl<F: Finished> Finished for Smooth<F> {
 /// The host has `Isa::Avx512`.
 #[inline(never)]
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) unsafe fn activate(act: Activation, v: &mut [__m512; 4]) {
+pub(super) unsafe fn activate(act: Activation, v: &mut [[__m512; 4]]) {
     // SAFETY: four registers are 64 numbers, of no more alignment.
-    let values = unsafe { &mut *std::ptr::from_mut(v).cast::<[f32; 64]>() };
-    act.apply_body::<Fused>(values);
+    let values = unsafe { std::slice::from_raw_parts_mut(v.as_mut_ptr().cast::<[f32; 64]>(), v.len()) };
+    act.apply_body::<Fused>(values.as_flattened_mut());
 }
 
 /// A store that writes rows straight from registers.
@@ -477,6 +490,18 @@ impl<F: Finished, A: Added> Straight<'_, F, A> {
                 *channels = self.channels(p.first + i * NR);
             }
             let mut row = 0;
+            while F::PREPARED && row < p.rows {
+                let mut v = [[_mm512_setzero_ps(); 4]; TOGETHER];
+                let n = (p.rows - row).div_ceil(group).min(TOGETHER);
+                for (i, v) in v[..n].iter_mut().enumerate() {
+                    *v = self.four::<PANELS>(p, &channels, row + i * group, p.rows - 1);
+                }
+                self.finished.prepare(&mut v[..n]);
+                for v in &v[..n] {
+                    self.finished.store::<PANELS>(*v, p.y.add(row * p.stride), p.stride, (p.rows - row).min(group));
+                    row += group;
+                }
+            }
             while row + group <= p.rows {
                 let v = self.four::<PANELS>(p, &channels, row, usize::MAX);
                 self.finished.store::<PANELS>(v, p.y.add(row * p.stride), p.stride, group);
@@ -502,7 +527,9 @@ impl<F: Finished, A: Added> Straight<'_, F, A> {
             for row in 0..p.rows {
                 let added = p.added.wrapping_add(row * p.stride);
                 let v = self.real(scale, bias, p.sums.add(row * p.pitch), added, mask);
-                self.finished.store_part(v, p.y.add(row * p.stride), mask);
+                let mut v = [[v; 4]];
+                self.finished.prepare(&mut v);
+                self.finished.store_part(v[0][0], p.y.add(row * p.stride), mask);
             }
         }
     }

@@ -542,7 +542,7 @@ mod x86 {
         unsafe fn put(&self, y: *mut S::Element, mut v: [__m512; 4]) {
             // SAFETY: this function's contract.
             unsafe {
-                activate(self.act, &mut v);
+                activate(self.act, std::slice::from_mut(&mut v));
                 self.store.put(y, v);
             }
         }
