@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     Ctx, Isa, KernelError,
-    int8::{Byte, Bytes, Grid, Limits, QTensor, Rounding},
+    int8::{Byte, Bytes, Grid, Limits, QTensor, round_i8, round_u8},
     isa::{Math, per_isa},
     pool::Disjoint,
     scratch::with_scratch,
@@ -373,22 +373,6 @@ per_isa! {
 fn real_body<M: Math>(q: &[impl Byte], scale: f32, zero: i32, out: &mut [f32]) {
     for (out, q) in out.iter_mut().zip(q) {
         *out = (q.widen() - zero) as f32 * scale;
-    }
-}
-
-per_isa! {
-    fn round_i8(x: &[f32], grid: Grid, out: &mut [i8]) = round_body
-}
-
-per_isa! {
-    fn round_u8(x: &[f32], grid: Grid, out: &mut [u8]) = round_body
-}
-
-#[inline(always)]
-fn round_body<M: Math>(x: &[f32], grid: Grid, out: &mut [impl Byte]) {
-    let rounding = Rounding::new(grid);
-    for (out, &v) in out.iter_mut().zip(x) {
-        *out = Byte::narrow(rounding.apply(v));
     }
 }
 

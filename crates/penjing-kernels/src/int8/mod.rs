@@ -16,6 +16,7 @@ mod gemm;
 mod mean;
 mod product;
 mod quantize;
+mod quotient;
 mod rounding;
 mod steps;
 #[cfg(target_arch = "x86_64")]
@@ -34,6 +35,7 @@ pub(crate) use gemm::check_depth;
 pub use gemm::{PackedQGemm, WeightLayout, qgemm};
 pub use mean::{MAX_MEAN, qmean};
 pub use quantize::{Scales, dequantize, fake_quant, quantize};
+pub(crate) use quantize::{round_i8, round_u8};
 pub(crate) use rounding::Rounding;
 
 use crate::{Activation, KernelError, error::check_len};

@@ -2,9 +2,9 @@
 //!
 //! Loops stand in the bodies: a closure would be compiled outside of the function that has the level's instructions.
 
-use super::{Byte, Bytes, BytesMut, Grid, Limits, rounding::Rounding};
+use super::{Byte, Bytes, BytesMut, Grid, Limits, quotient::registers, rounding::Rounding};
 use crate::{
-    Ctx, KernelError,
+    Ctx, Isa, KernelError,
     error::{check_len, product},
     isa::{Math, per_isa},
 };
@@ -40,11 +40,17 @@ pub fn quantize(
     match y {
         BytesMut::I8(y) => {
             scales.check(NAME, Limits::I8, limits, [x.len(), y.len()])?;
-            run(cx, y, |i, y| quantize_i8(cx.isa, &x[i..i + y.len()], i, scales, limits, y));
+            run(cx, y, |i, y| match scales.scale {
+                [_] => round_i8(cx.isa, &x[i..i + y.len()], scales.grid(0, limits), y),
+                _ => quantize_i8(cx.isa, &x[i..i + y.len()], i, scales, limits, y),
+            });
         }
         BytesMut::U8(y) => {
             scales.check(NAME, Limits::U8, limits, [x.len(), y.len()])?;
-            run(cx, y, |i, y| quantize_u8(cx.isa, &x[i..i + y.len()], i, scales, limits, y));
+            run(cx, y, |i, y| match scales.scale {
+                [_] => round_u8(cx.isa, &x[i..i + y.len()], scales.grid(0, limits), y),
+                _ => quantize_u8(cx.isa, &x[i..i + y.len()], i, scales, limits, y),
+            });
         }
     }
     Ok(())
@@ -114,6 +120,29 @@ fn run<T: Pod + Send>(cx: Ctx<'_>, y: &mut [T], f: impl Fn(usize, &mut [T]) + Sy
 }
 
 per_isa! {
+    /// y = saturate(round_half_even(x / scale) + zero) on a grid of i8.
+    pub(crate) fn round_i8(x: &[f32], grid: Grid, y: &mut [i8]) = round_body
+}
+
+/// As [`round_i8`], on a grid of u8.
+pub(crate) fn round_u8(isa: Isa, x: &[f32], grid: Grid, y: &mut [u8]) {
+    let done = registers(isa, x, grid, y);
+    round_rest(isa, &x[done..], grid, &mut y[done..]);
+}
+
+per_isa! {
+    fn round_rest(x: &[f32], grid: Grid, y: &mut [u8]) = round_body
+}
+
+#[inline(always)]
+fn round_body<M: Math>(x: &[f32], grid: Grid, y: &mut [impl Byte]) {
+    let rounding = Rounding::new(grid);
+    for (y, &v) in y.iter_mut().zip(x) {
+        *y = Byte::narrow(rounding.apply(v));
+    }
+}
+
+per_isa! {
     fn quantize_i8(x: &[f32], at: usize, scales: Scales<'_>, limits: Limits, y: &mut [i8]) = quantize_body
 }
 
@@ -127,10 +156,7 @@ fn quantize_body<M: Math>(x: &[f32], at: usize, scales: Scales<'_>, limits: Limi
     while done < x.len() {
         let (channel, part) = scales.run(at, done, x.len());
         done = part.end;
-        let rounding = Rounding::new(scales.grid(channel, limits));
-        for (y, &v) in y[part.clone()].iter_mut().zip(&x[part]) {
-            *y = Byte::narrow(rounding.apply(v));
-        }
+        round_body::<M>(&x[part.clone()], scales.grid(channel, limits), &mut y[part]);
     }
 }
 

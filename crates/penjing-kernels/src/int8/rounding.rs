@@ -9,7 +9,7 @@ const ROUND: f32 = 12_582_912.0;
 /// A [`Grid`] as the constants of its rounding.
 #[derive(Clone, Copy)]
 pub(crate) struct Rounding {
-    scale: f32,
+    pub(super) scale: f32,
     pub(super) inverse: f32,
     /// Limits before the zero point is added.
     pub(super) lo: f32,

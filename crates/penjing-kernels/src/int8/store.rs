@@ -7,6 +7,7 @@
 use super::{
     ByteType, Bytes, QResidual, QTensor,
     epilogue::{Columns, Out, QFinish},
+    rounding::Rounding,
 };
 use crate::{
     Activation,
@@ -344,8 +345,8 @@ impl<A: Residual> Straight for Reals<'_, A> {
 
 /// How reals become codes of either type.
 #[derive(Clone, Copy)]
-struct Codes {
-    inverse: __m256,
+pub(super) struct Codes {
+    pub(super) inverse: __m256,
     /// The greatest quotient; the least needs no care, since what is too small for an i32 becomes the least i32.
     most: __m256,
     /// Of u8 codes: those of i8 are computed with a zero point that is greater by 128, and their highest bit is inverted.
@@ -363,17 +364,23 @@ impl Codes {
         let Out::Codes(_, byte, rounding) = finish.y else {
             return None;
         };
-        let shift = if *byte == ByteType::I8 { 128 } else { 0 };
         let r = rounding.within(finish.columns.clamp).filter(|_| finish.columns.tame)?;
+        Some(Codes::of(*byte, &r))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) fn of(byte: ByteType, r: &Rounding) -> Codes {
+        let shift = if byte == ByteType::I8 { 128 } else { 0 };
         let code = |limit: f32| (limit.round_ties_even() as i32 + r.zero + shift) as u8 as i8;
-        Some(Codes {
+        Codes {
             inverse: _mm256_set1_ps(r.inverse),
             most: _mm256_set1_ps(r.hi),
             zero: _mm256_set1_epi16((r.zero + shift) as i16),
             lo: _mm256_set1_epi8(code(r.lo)),
             hi: _mm256_set1_epi8(code(r.hi)),
             flip: _mm256_set1_epi8(shift as u8 as i8),
-        })
+        }
     }
 
     /// A row's codes as i16, before their limits: columns 0–3 and 8–11, then 4–7 and 12–15.
@@ -384,9 +391,22 @@ impl Codes {
     unsafe fn words(&self, v: [__m256; 2]) -> __m256i {
         // SAFETY: this function's contract.
         unsafe {
-            let a = _mm256_cvtps_epi32(_mm256_min_ps(_mm256_mul_ps(v[0], self.inverse), self.most));
-            let b = _mm256_cvtps_epi32(_mm256_min_ps(_mm256_mul_ps(v[1], self.inverse), self.most));
-            _mm256_adds_epi16(_mm256_packs_epi32(a, b), self.zero)
+            let a = _mm256_min_ps(_mm256_mul_ps(v[0], self.inverse), self.most);
+            let b = _mm256_min_ps(_mm256_mul_ps(v[1], self.inverse), self.most);
+            self.pack([a, b])
+        }
+    }
+
+    /// As [`words`](Self::words), of quotients, none of which is greater than the greatest.
+    ///
+    /// # Safety
+    /// The host has AVX2.
+    #[inline(always)]
+    pub(super) unsafe fn pack(&self, q: [__m256; 2]) -> __m256i {
+        // SAFETY: this function's contract.
+        unsafe {
+            let codes = _mm256_packs_epi32(_mm256_cvtps_epi32(q[0]), _mm256_cvtps_epi32(q[1]));
+            _mm256_adds_epi16(codes, self.zero)
         }
     }
 
@@ -395,7 +415,7 @@ impl Codes {
     /// # Safety
     /// The host has AVX2.
     #[inline(always)]
-    unsafe fn bytes(&self, even: __m256i, odd: __m256i) -> __m256i {
+    pub(super) unsafe fn bytes(&self, even: __m256i, odd: __m256i) -> __m256i {
         // SAFETY: this function's contract.
         unsafe {
             let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);

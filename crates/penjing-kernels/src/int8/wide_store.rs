@@ -5,6 +5,7 @@
 use super::{
     ByteType, Bytes, QResidual, QTensor,
     epilogue::{Columns, Out, QFinish},
+    rounding::Rounding,
 };
 use crate::{
     Activation,
@@ -285,10 +286,16 @@ impl Codes {
         let Out::Codes(_, byte, rounding) = finish.y else {
             return None;
         };
-        let shift = if *byte == ByteType::I8 { 128 } else { 0 };
         let r = rounding.within(finish.columns.clamp).filter(|_| finish.columns.tame)?;
+        Some(Codes::of(*byte, &r))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    pub(super) fn of(byte: ByteType, r: &Rounding) -> Codes {
+        let shift = if byte == ByteType::I8 { 128 } else { 0 };
         let code = |limit: f32| _mm512_set1_epi8((limit.round_ties_even() as i32 + r.zero + shift) as u8 as i8);
-        Some(Codes {
+        Codes {
             inverse: _mm512_set1_ps(r.inverse),
             most: _mm512_set1_ps(r.hi),
             zero: _mm512_set1_epi16((r.zero + shift) as i16),
@@ -296,7 +303,7 @@ impl Codes {
             hi: code(r.hi),
             flip: _mm512_set1_epi8(shift as u8 as i8),
             order: _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15),
-        })
+        }
     }
 
     /// The codes of four registers, one after the other.
@@ -307,9 +314,25 @@ impl Codes {
     unsafe fn bytes(&self, v: [__m512; 4]) -> __m512i {
         // SAFETY: this function's contract.
         unsafe {
+            let mut q = [_mm512_setzero_ps(); 4];
+            for i in 0..4 {
+                q[i] = _mm512_min_ps(_mm512_mul_ps(v[i], self.inverse), self.most);
+            }
+            self.pack(q)
+        }
+    }
+
+    /// The codes of four registers of quotients, none of which is greater than the greatest.
+    ///
+    /// # Safety
+    /// The host has `Isa::Avx512`.
+    #[inline(always)]
+    pub(super) unsafe fn pack(&self, q: [__m512; 4]) -> __m512i {
+        // SAFETY: this function's contract.
+        unsafe {
             let mut codes = [_mm512_setzero_si512(); 4];
             for i in 0..4 {
-                codes[i] = _mm512_cvtps_epi32(_mm512_min_ps(_mm512_mul_ps(v[i], self.inverse), self.most));
+                codes[i] = _mm512_cvtps_epi32(q[i]);
             }
             let even = _mm512_adds_epi16(_mm512_packs_epi32(codes[0], codes[1]), self.zero);
             let odd = _mm512_adds_epi16(_mm512_packs_epi32(codes[2], codes[3]), self.zero);
@@ -354,7 +377,7 @@ impl Finished for Codes {
     }
 }
 
-/// They are what a function makes of them, and then finished.
+/// They are what a function makes of them, and are finished then.
 #[derive(Clone, Copy)]
 struct Smooth<F> {
     act: Activation,

@@ -354,7 +354,10 @@ mod x86 {
                 };
                 for h in 0..H {
                     for p in 0..P {
-                        let v = std::array::from_fn(|j| self.lines.real(j, sums[h][p][j]));
+                        let mut v = [_mm512_setzero_ps(); 4];
+                        for j in 0..4 {
+                            v[j] = self.lines.real(j, sums[h][p][j]);
+                        }
                         store.put(y.add(h * pitch[0] + p * pitch[1]), v);
                     }
                 }
