@@ -4,7 +4,8 @@ Builds what is missing (models, int8 files, the Rust peers), then measures. In e
 one runs at a time. Latency: median over the rounds of each round's median, and the fastest run of all. Load time (the best of three)
 and peak memory (the least of three, less that of an idle process that only imports) come from fresh processes. The limit of the
 machine is measured by Penjing in every round. Results go to out/compare.json as they come, and an interrupted run goes on from there
-(--fresh starts over); the tables of BENCHMARKS.md are written from that file.
+(--fresh starts over); the tables of BENCHMARKS.md are written from that file. With --as-avx2 all engines see a processor without
+AVX-512; file and section are others.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from typing import Any
 
 import quantized
 import tables
+from avx2_only import add_avx2_argument, limit_engines
 from engines import BENCH, LABELS, MODELS, PEERS, PENJING, RUST_PEERS, Case, PenjingRunner, Ready, Running, start
 from floors import weight_bytes
 from models import write_missing
@@ -27,6 +29,7 @@ from penjing import add_binary_argument, require_binary
 from process import EngineError
 
 RESULTS = BENCH / "out" / "compare.json"
+RESULTS_AVX2 = BENCH / "out" / "compare-avx2.json"
 LOADS = 3
 # The threads of an engine may spin for a while after a run; the next engine does not start before they sleep.
 SETTLE_S = 0.05
@@ -91,13 +94,14 @@ def build_rust_peers() -> None:
         raise SystemExit(f"{RUST_PEERS} was not built")
 
 
-def machine() -> dict[str, Any]:
+def machine(as_avx2: bool) -> dict[str, Any]:
     """What the tables say of the machine."""
     cpuinfo = Path("/proc/cpuinfo").read_text().splitlines()
     field = {line.split(":")[0].strip(): line.split(":", 1)[1].strip() for line in cpuinfo if ":" in line}
     # A processor's name may tell less than the instructions that decide how fast everyone is.
     level = next((name for flag, name in LEVELS.items() if flag in field.get("flags", "").split()), "neither AVX-512 VNNI nor AVX2")
-    cpu = f"{field.get('model name', platform.machine())} (family {field.get('cpu family', '?')}, {level})"
+    limit = ", limited to AVX2" if as_avx2 else ""
+    cpu = f"{field.get('model name', platform.machine())} (family {field.get('cpu family', '?')}, {level}){limit}"
     return {"cpu": cpu, "cores": sum(line.startswith("processor") for line in cpuinfo)}
 
 
@@ -113,10 +117,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--loads", type=int, default=LOADS, help="fresh processes for load time and memory")
     parser.add_argument("--quick", action="store_true", help="3 rounds of 100 ms, one load")
     parser.add_argument("--fresh", action="store_true", help="forget earlier results")
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--results", type=Path, help=f"default: {RESULTS.name}, with --as-avx2 {RESULTS_AVX2.name}")
     parser.add_argument("--no-tables", action="store_true", help="leave BENCHMARKS.md as it is")
     add_binary_argument(parser)
+    add_avx2_argument(parser)
     args = parser.parse_args()
+    args.results = args.results or (RESULTS_AVX2 if args.as_avx2 else RESULTS)
     if args.quick:
         args.rounds, args.budget_ms, args.loads = 3, 100.0, 1
     unknown = set(args.peers.split(",")) - set(PEERS)
@@ -146,10 +152,12 @@ def main() -> int:
         build_rust_peers()
     if "int8" in args.precisions:
         quantized.write_missing(models, binary)
+    if args.as_avx2:
+        limit_engines()
     args.results.parent.mkdir(parents=True, exist_ok=True)
     known = args.results.is_file() and not args.fresh
     results = json.loads(args.results.read_text()) if known else {"cases": {}}
-    results |= {"machine": machine(), "date": time.strftime("%Y-%m-%d", time.gmtime())}
+    results |= {"machine": machine(args.as_avx2), "date": time.strftime("%Y-%m-%d", time.gmtime())}
     for model in models:
         for precision in args.precisions.split(","):
             for threads in args.threads.split(","):
@@ -161,7 +169,7 @@ def main() -> int:
                 args.results.write_text(json.dumps(results, indent=1))
                 print(summary(case, results["cases"][case.key]), flush=True)
     if not args.no_tables:
-        tables.write_inference(results)
+        (tables.write_inference_avx2 if args.as_avx2 else tables.write_inference)(results)
     return 0
 
 

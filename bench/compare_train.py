@@ -2,7 +2,7 @@
 
 Both do the same work on the same seeded inputs: training.py says which. Times are medians over the rounds of each round's median; the
 ratio is PyTorch's / Penjing's. Peak memory is that of the whole process, for PyTorch less that of the process after its imports.
-Writes the training section of BENCHMARKS.md. Exit 1 when the geometric mean or a ratio is below its bar.
+Writes the training section of BENCHMARKS.md, or with --as-avx2 that of AVX2. Exit 1 when the geometric mean or a ratio is below its bar.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from avx2_only import add_avx2_argument, limit_engines
 from compare import SETTLE_S, machine
 from engines import BENCH
 from penjing import add_binary_argument, bench_training, new, require_binary
@@ -72,7 +73,7 @@ def measure(step: Step, binary: Path, threads: int, rounds: int, budget_ms: floa
         flop / own_ms / 1e6 / peak, peak, said["version"])
 
 
-def section(rows: list[Row], threads: int, rounds: int) -> str:
+def section(rows: list[Row], args: argparse.Namespace) -> str:
     """The section's text."""
     head = ["training step", "Penjing", "PyTorch", "ratio", "of FMA peak", "memory: Penjing", "PyTorch", "PyTorch / ours"]
     lines = [
@@ -82,11 +83,12 @@ def section(rows: list[Row], threads: int, rounds: int) -> str:
          f"{row.peer_mb / row.own_mb:.2f}"]
         for row in rows]
     ratios = [row.ratio for row in rows]
-    cpu = machine()
-    return f"""## Training
+    cpu = machine(args.as_avx2)
+    title, option = ("Training, limited to AVX2", " --as-avx2") if args.as_avx2 else ("Training", "")
+    return f"""## {title}
 
-`bench/.venv/bin/python bench/compare_train.py`, {time.strftime('%Y-%m-%d', time.gmtime())}, {cpu['cores']} cores of {cpu['cpu']}, {threads}
-threads, PyTorch {rows[0].version} in eager mode, {rounds} interleaved rounds. Milliseconds of a step (forward, backward, update): median
+`bench/.venv/bin/python bench/compare_train.py{option}`, {time.strftime('%Y-%m-%d', time.gmtime())}, {cpu['cores']} cores of {cpu['cpu']}, {args.threads}
+threads, PyTorch {rows[0].version} in eager mode, {args.rounds} interleaved rounds. Milliseconds of a step (forward, backward, update): median
 over the rounds (fastest). Memory in MB: peak of the process; PyTorch's less that of the process after its imports. Reference figure
 of 2026-11-23 on another machine, with AVX2: PyTorch does 2,400–2,800 images/s on SimpleCNN, 23–27 ms a step.
 
@@ -103,8 +105,11 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--budget-ms", type=float, default=1000, help="how long PyTorch runs in a round (at least two steps)")
     add_binary_argument(parser)
+    add_avx2_argument(parser)
     args = parser.parse_args()
     binary = require_binary(args.penjing)
+    if args.as_avx2:
+        limit_engines()
     rows = []
     for step in STEPS:
         if args.only in step.name:
@@ -116,7 +121,7 @@ def main() -> int:
         raise SystemExit(f"no training step has {args.only} in its name")
     ratios = [row.ratio for row in rows]
     if not args.only:
-        write_section("training", section(rows, args.threads, args.rounds))
+        write_section("training-avx2" if args.as_avx2 else "training", section(rows, args))
     return int(geometric_mean(ratios) < MEAN_BAR or min(ratios) < EACH_BAR)
 
 

@@ -1,4 +1,4 @@
-"""The inference section of BENCHMARKS.md, from the figures that compare.py collects."""
+"""The inference sections of BENCHMARKS.md, from the figures that compare.py collects."""
 
 import math
 from typing import Any
@@ -42,32 +42,61 @@ def short(value: float) -> str:
 
 
 def write_inference(results: dict[str, Any]) -> None:
-    """The whole section."""
-    cases = [(Case(model, precision, int(threads)), line) for key, line in results["cases"].items()
-             for model, precision, threads in [key.split("/")]]
+    """The section of the machine as it is."""
+    cases = measured(results)
+    parts = [opening(results, cases), *ratios(results, cases), resources(cases), errors(cases), reference(cases)]
+    write_section("inference", "\n\n".join(parts))
+
+
+def write_inference_avx2(results: dict[str, Any]) -> None:
+    """The section of the machine limited to AVX2: ratios only."""
+    cases = measured(results)
+    parts = [opening_avx2(results, cases), *ratios(results, cases)]
+    write_section("inference-avx2", "\n\n".join(parts))
+
+
+def measured(results: dict[str, Any]) -> list[tuple[Case, Line]]:
+    """Every case with its figures."""
+    return [(Case(model, precision, int(threads)), line) for key, line in results["cases"].items()
+            for model, precision, threads in [key.split("/")]]
+
+
+def ratios(results: dict[str, Any], cases: list[tuple[Case, Line]]) -> list[str]:
+    """The summary, and a table of latencies for each precision and number of threads."""
     groups = [(precision, threads) for precision in BARS for threads in sorted({case.threads for case, _ in cases})]
-    parts = [opening(results, cases), summary(cases, groups)]
+    parts = [summary(cases, groups)]
     for precision, threads in groups:
         chosen = [(case, line) for case, line in cases if (case.precision, case.threads) == (precision, threads)]
         if chosen:
             parts.append(latency(precision, threads, chosen, results["cases"]))
-    parts += [resources(cases), errors(cases), reference(cases)]
-    write_section("inference", "\n\n".join(parts))
+    return parts
 
 
 def opening(results: dict[str, Any], cases: list[tuple[Case, Line]]) -> str:
-    """Machine, versions, method."""
+    """What was measured, and what the columns mean."""
+    return f"""## Inference
+
+{measured_on(results, cases, "")} Latency in ms: median over the rounds (fastest run). *Ratio*: the best peer's median / Penjing's.
+*Of limit*: Penjing's operations a second (2 for a multiply-add) / the multiply-add peak measured in the same run. *Floor*: the larger
+of operations at that peak and weights at the speed of L3 (or of DRAM where they do not fit) on the reference machine."""
+
+
+def opening_avx2(results: dict[str, Any], cases: list[tuple[Case, Line]]) -> str:
+    """How this section differs from the first."""
+    return f"""## Inference, limited to AVX2
+
+{measured_on(results, cases, " --as-avx2")} All engines see a processor without AVX-512, AVX-VNNI and AMX. Columns as above."""
+
+
+def measured_on(results: dict[str, Any], cases: list[tuple[Case, Line]], option: str) -> str:
+    """Command, machine, versions, method."""
     versions = {engine: found["version"] for _, line in cases for engine, found in line["engines"].items() if "version" in found}
     named = ", ".join(f"{LABELS[engine]} {version}" for engine, version in versions.items())
     rounds = sorted({line["rounds"] for _, line in cases})
     counted = f"{rounds[0]}" if len(rounds) == 1 else f"{rounds[0]} to {rounds[-1]}"
     machine = results["machine"]
-    return f"""## Inference
-
-`bench/.venv/bin/python bench/compare.py`, {results['date']}, {machine['cores']} cores of {machine['cpu']}. {named}.
-Random seeded weights, static shapes, {counted} interleaved rounds. Latency in ms: median over the rounds (fastest run). *Ratio*: the
-best peer's median / Penjing's. *Of limit*: Penjing's operations a second (2 for a multiply-add) / the multiply-add peak measured in the
-same run. *Floor*: the larger of operations at that peak and weights at the speed of L3 (or of DRAM where they do not fit) on the reference machine."""
+    return f"""`bench/.venv/bin/python bench/compare.py{option}`, {results['date']}, {machine['cores']} cores of {machine['cpu']}. {named}.
+Random seeded weights, static shapes, {counted} interleaved rounds."""
 
 
 def summary(cases: list[tuple[Case, Line]], groups: list[tuple[str, int]]) -> str:
