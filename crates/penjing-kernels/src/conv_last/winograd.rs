@@ -31,6 +31,8 @@ const FEW_BLOCKS: usize = 8;
 /// Bytes of weights up to which few blocks become more, each with tiles and columns of its own from the first transform to the
 /// last, so that the transformed inputs and the products never go from core to core.
 const SMALL_WEIGHTS: usize = 1 << 20;
+/// Bytes of weights that a core's own cache still holds from run to run, with those of other convolutions between.
+const KEPT_WEIGHTS: usize = 1 << 19;
 /// Fewest tiles of such a block: enough rows to hide the latency of their multiply-adds.
 const SMALL_TILES: usize = 8;
 /// Most such blocks, which few threads share evenly.
@@ -147,7 +149,7 @@ pub(super) fn gain(s: &ConvShape) -> Option<Gain> {
     let tiles = s.batch * s.output[0].div_ceil(4) * s.output[1].div_ceil(4);
     Some(match (s.in_channels.min(s.out_channels), tiles) {
         (..16, _) => Gain::Little,
-        (_, ..12) if !is_small::<6>(s) => Gain::Small,
+        (_, ..12) if weight_bytes::<6>(s) > KEPT_WEIGHTS => Gain::Small,
         _ => Gain::Large,
     })
 }
@@ -254,8 +256,12 @@ pub(crate) fn run<F: Form<T, M> + Transform, const T: usize, const M: usize>(
 
 /// Whether every task may read all weights: they stay in a core's own cache.
 fn is_small<const T: usize>(s: &ConvShape) -> bool {
+    weight_bytes::<T>(s) <= SMALL_WEIGHTS
+}
+
+/// Of the T² matrices.
+fn weight_bytes<const T: usize>(s: &ConvShape) -> usize {
     T * T * s.in_channels.next_multiple_of(MOST_LANES) * s.out_channels.next_multiple_of(NR) * size_of::<f32>()
-        <= SMALL_WEIGHTS
 }
 
 /// Elements from one of the T² matrices to the next: an odd number of cache lines, since a transform touches all matrices at
