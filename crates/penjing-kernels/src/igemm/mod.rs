@@ -154,7 +154,8 @@ unsafe fn plain_tiles_body<L: Level>(a: &[f32], bases: &[usize], b: &Panels<'_>,
         while panel < panels.end {
             let width = L::panels(highest, panels.end - panel);
             let next = panel + width;
-            let mut ahead = Ahead::new(b.panels(block, next.min(panels.end)..panels.end.min(next + width)));
+            let after = b.panels(block, next.min(panels.end)..panels.end.min(next + width));
+            let mut ahead = Ahead::new(after, row_panels.count() * block.len(), width);
             for rows in (0..row_panels.count()).map(|t| row_panels.range(t)) {
                 let first = (panel - panels.start) * bases.len() + rows.start;
                 let t = TileOf {
@@ -217,7 +218,7 @@ unsafe fn tiles_body<L: Level, S: Sink<f32>>(
                 let width = L::panels(highest, group.end - panel);
                 let next = panel + width;
                 // What comes after: the next panels, k-block or column group.
-                let mut ahead = Ahead::new(if next < group.end {
+                let after = if next < group.end {
                     b.panels(block, next..group.end.min(next + width))
                 } else if i < last {
                     b.panel(blocks[i + 1].0, group.start)
@@ -225,7 +226,8 @@ unsafe fn tiles_body<L: Level, S: Sink<f32>>(
                     b.panel(blocks[0].0, group.end)
                 } else {
                     &[]
-                });
+                };
+                let mut ahead = Ahead::new(after, ranges.len() * block.len(), width);
                 for r in &ranges {
                     let (to, pitch) = if last == 0 {
                         (own.0.as_flattened_mut(), MOST_ROWS)

@@ -7,6 +7,9 @@ use crate::{
     isa::prefetch,
 };
 
+/// Steps of a tile from one call of [`Ahead::ask`] to the next.
+const AHEAD_STEPS: usize = 4;
+
 /// Elements of each row at equal distances, part of one k-block.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stretch {
@@ -18,25 +21,32 @@ pub(crate) struct Stretch {
     pub(crate) step: usize,
 }
 
-/// Memory that a tile asks for while it computes: the B of the tiles to come.
+/// Memory that tiles ask for while they compute: the B of the tiles to come.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ahead {
     at: *const u8,
     end: *const u8,
+    /// Lines asked for at a time.
+    lines: usize,
 }
 
 impl Ahead {
-    pub(crate) fn new<T>(next: &[T]) -> Ahead {
+    /// The bytes of `next`, evenly over the `steps` of all tiles that compute meanwhile, at most `most` lines at a time: lines
+    /// that are all asked for early keep the core's few buffers of misses from the loads of the tile itself.
+    pub(crate) fn new<T>(next: &[T], steps: usize, most: usize) -> Ahead {
         let range = next.as_ptr_range();
-        Ahead { at: range.start.cast(), end: range.end.cast() }
+        let lines = size_of_val(next).div_ceil(64).div_ceil((steps / AHEAD_STEPS).max(1));
+        Ahead { at: range.start.cast(), end: range.end.cast(), lines: lines.clamp(1, most) }
     }
 
-    /// Asks for the next line.
+    /// Asks for the next lines. A tile calls it every [`AHEAD_STEPS`] steps.
     #[inline(always)]
-    pub(crate) fn line(&mut self) {
-        prefetch(self.at);
-        let next = self.at.wrapping_add(64);
-        self.at = if next < self.end { next } else { self.at };
+    pub(crate) fn ask(&mut self) {
+        for _ in 0..self.lines {
+            prefetch(self.at);
+            let next = self.at.wrapping_add(64);
+            self.at = if next < self.end { next } else { self.at };
+        }
     }
 }
 
@@ -210,7 +220,7 @@ mod x86 {
                     step(p + 2, b.add(2 * NR));
                     step(p + 3, b.add(3 * NR));
                     b = b.add(4 * NR);
-                    line.line();
+                    line.ask();
                 }
                 // Other distances leave the four steps no common address.
                 for p in unrolled..s.steps {

@@ -5,13 +5,18 @@
 //! the multiply-add before.
 
 use super::tile::{Ahead, Level, Start, TileOf};
-use crate::gemm::tile::{NR, Straight};
+use crate::{
+    gemm::tile::{NR, Straight},
+    isa::prefetch_near,
+};
 use std::arch::x86_64::*;
 
 /// Most rows of a tile.
 const ROWS: usize = 12;
 /// Most rows of a tile of four panels.
 const LOW: usize = 6;
+/// Steps that B is asked for before it is loaded: some hundred cycles, and no more than a page in all.
+const NEAR: usize = 8;
 
 /// `Isa::Avx512`.
 pub(super) struct Avx512;
@@ -111,8 +116,12 @@ unsafe fn of<const R: usize, const P: usize>(t: &TileOf<'_>, ahead: &mut Ahead) 
                 step(k + 2, b.add(2 * NR));
                 step(k + 3, b.add(3 * NR));
                 b = b.add(4 * NR);
-                for _ in 0..P {
-                    line.line();
+                line.ask();
+                // Two panels and the rows do not fit the first-level cache: B comes from the second.
+                for p in 0..P {
+                    for i in 0..4 {
+                        prefetch_near(b.wrapping_add(p * t.b_pitch + (NEAR + i) * NR));
+                    }
                 }
             }
             // Other distances leave the four steps no common address.
