@@ -11,6 +11,7 @@ use crate::{
     gemm::{Mat, pack::pack_cols, tile::NR, transpose::transpose},
     igemm::{Panels, k_blocks, multiply_plain},
     isa::{Math, per_isa},
+    lanes::{self, per_lanes},
     math,
     pool::Disjoint,
     scratch::with_scratch,
@@ -285,7 +286,7 @@ impl Run<'_> {
             for first in queries.clone().step_by(NR) {
                 let panel = out.split_off_mut(..block.len() * NR).expect("a place for every panel");
                 pack_cols(isa, &q, first..queries.end.min(first + NR), block.clone(), panel);
-                panel.iter_mut().for_each(|v| *v *= self.shape.scale);
+                weigh(isa, &[self.shape.scale; NR], panel.as_chunks_mut().0);
             }
         }
     }
@@ -317,11 +318,7 @@ impl Run<'_> {
                         }
                     }
                 }
-                for (row, more) in scores.iter_mut().zip(part) {
-                    for lane in 0..NR {
-                        row[lane] += more[lane];
-                    }
-                }
+                add_rows(isa, scores, part);
             }
         }
         if self.seen(queries.start) < keys.end {
@@ -379,31 +376,70 @@ fn soften_body<M: Math>(scores: &mut [Lanes], [max, sum]: &mut [Lanes; 2]) -> La
     shrink
 }
 
-per_isa! {
-    /// `sums = sums · shrink + part`.
-    fn fold(shrink: &Lanes, part: &[Lanes], sums: &mut [Lanes]) = fold_body
+/// `sums = sums · shrink + part`.
+fn fold(isa: Isa, shrink: &Lanes, part: &[Lanes], sums: &mut [Lanes]) {
+    assert!(part.len() == sums.len(), "a part for every sum");
+    // SAFETY: `part` is as long as `sums`.
+    unsafe { fold_rows(isa, shrink, part, sums) }
+}
+
+per_lanes! {
+    /// # Safety
+    /// `part` is as long as `sums`.
+    unsafe fn fold_rows(shrink: &Lanes, part: &[Lanes], sums: &mut [Lanes]) = fold_body
 }
 
 #[inline(always)]
-fn fold_body<M: Math>(shrink: &Lanes, part: &[Lanes], sums: &mut [Lanes]) {
-    for (sums, part) in sums.iter_mut().zip(part) {
-        for j in 0..NR {
-            sums[j] = M::fma(sums[j], shrink[j], part[j]);
+unsafe fn fold_body<V: lanes::Lanes>(shrink: &Lanes, part: &[Lanes], sums: &mut [Lanes]) {
+    for first in (0..NR).step_by(V::LANES) {
+        // SAFETY: a row is a multiple of a register; every row of `sums` has one of `part` (contract).
+        unsafe {
+            let shrink = V::load(shrink.as_ptr().add(first));
+            for i in 0..sums.len() {
+                let at = sums.as_mut_ptr().add(i).cast::<f32>().add(first);
+                let part = V::load(part.as_ptr().add(i).cast::<f32>().add(first));
+                V::load(at).fma(shrink, part).store(at);
+            }
+        }
+    }
+}
+
+/// `rows = rows · share`.
+fn weigh(isa: Isa, share: &Lanes, rows: &mut [Lanes]) {
+    // SAFETY: no contract but the level's.
+    unsafe { weigh_rows(isa, share, rows) }
+}
+
+per_lanes! {
+    /// # Safety
+    /// None.
+    unsafe fn weigh_rows(share: &Lanes, rows: &mut [Lanes]) = weigh_body
+}
+
+#[inline(always)]
+unsafe fn weigh_body<V: lanes::Lanes>(share: &Lanes, rows: &mut [Lanes]) {
+    for first in (0..NR).step_by(V::LANES) {
+        // SAFETY: a row is a multiple of a register.
+        unsafe {
+            // Adding −0 changes nothing.
+            let (share, zero) = (V::load(share.as_ptr().add(first)), V::splat(-0.0));
+            for row in &mut *rows {
+                let at = row.as_mut_ptr().add(first);
+                V::load(at).fma(share, zero).store(at);
+            }
         }
     }
 }
 
 per_isa! {
-    /// `sums = sums · share`.
-    fn weigh(share: &Lanes, sums: &mut [Lanes]) = weigh_body
+    /// Adds a row of the mask to each row of scores.
+    fn add_rows(scores: &mut [Lanes], more: &[Lanes]) = add_rows_body
 }
 
 #[inline(always)]
-fn weigh_body<M: Math>(share: &Lanes, sums: &mut [Lanes]) {
-    for sums in sums {
-        for j in 0..NR {
-            sums[j] *= share[j];
-        }
+fn add_rows_body<M: Math>(scores: &mut [Lanes], more: &[Lanes]) {
+    for (v, more) in scores.as_flattened_mut().iter_mut().zip(more.as_flattened()) {
+        *v += more;
     }
 }
 
