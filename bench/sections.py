@@ -3,7 +3,7 @@
 from penjing import ROOT
 
 PATH = ROOT / "BENCHMARKS.md"
-SECTIONS = ("inference", "inference-avx2", "training", "training-avx2")
+SECTIONS = ("inference", "inference-amx", "inference-avx2", "training", "training-avx2")
 HEAD = """# Benchmarks
 
 Written by the commands of [bench/](bench/README.md); not by hand. Every ratio is of engines that took turns in one run.

@@ -42,10 +42,11 @@ def short(value: float) -> str:
 
 
 def write_inference(results: dict[str, Any]) -> None:
-    """The section of the machine as it is."""
+    """The section of the machine as it is; one with AMX, where bytes are multiplied several times faster, has its own."""
     cases = measured(results)
-    parts = [opening(results, cases), *ratios(results, cases), resources(cases), errors(cases), reference(cases)]
-    write_section("inference", "\n\n".join(parts))
+    name, title = ("inference-amx", "Inference with AMX") if "AMX" in results["machine"]["cpu"] else ("inference", "Inference")
+    parts = [opening(title, results, cases), *ratios(results, cases), resources(cases), errors(cases), reference(cases)]
+    write_section(name, "\n\n".join(parts))
 
 
 def write_inference_avx2(results: dict[str, Any]) -> None:
@@ -72,9 +73,9 @@ def ratios(results: dict[str, Any], cases: list[tuple[Case, Line]]) -> list[str]
     return parts
 
 
-def opening(results: dict[str, Any], cases: list[tuple[Case, Line]]) -> str:
+def opening(title: str, results: dict[str, Any], cases: list[tuple[Case, Line]]) -> str:
     """What was measured, and what the columns mean."""
-    return f"""## Inference
+    return f"""## {title}
 
 {measured_on(results, cases, "")} Latency in ms: median over the rounds (fastest run). *Ratio*: the best peer's median / Penjing's.
 *Of limit*: Penjing's operations a second (2 for a multiply-add) / the multiply-add peak measured in the same run. *Floor*: the larger

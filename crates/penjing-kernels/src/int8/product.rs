@@ -36,6 +36,7 @@ const WINDOWS: usize = 1 << 16;
 /// Rows of the longest task.
 const LONGEST_TASK: usize = 1024;
 /// Rows that are too few for tiles.
+#[cfg(target_arch = "x86_64")]
 const FEW_ROWS: usize = 4;
 /// Rows of a task that reads its weights as seldom as can be.
 const TALL_TASK_ROWS: usize = 256;
@@ -355,11 +356,10 @@ fn multiply_chunked(
     let chunks = Chunks::new(b.run_len);
     with_scratch::<u32, _>(b.runs * chunks.count, |offsets| {
         b.chunk_offsets(rows.offsets, offsets);
-        // A tile of few rows takes as long as a full one.
-        let few = x == ByteType::U8 && rows.bases.len() <= FEW_ROWS;
         match isa.usable() {
+            // A tile of few rows takes as long as a full one; `vpdpbusd` takes u8 as they are.
             #[cfg(target_arch = "x86_64")]
-            Isa::Amx if !few => {
+            Isa::Amx if x == ByteType::I8 || rows.bases.len() > FEW_ROWS => {
                 let task = amx::Task { x, rows, offsets, chunk: chunks.len, weights, panels, n: b.n };
                 // SAFETY: the rows' runs lie inside A (`multiply` has checked it); `usable` returns a level only where the host has it.
                 unsafe { amx::run(&task, finish) }
