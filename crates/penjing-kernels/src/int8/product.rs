@@ -451,7 +451,8 @@ fn multiply_grouped(
     });
 }
 
-/// By the definition, of activations of a type and their shift: rows by one panel, of `cols` columns from `col` on, whose steps begin at `offsets` from a row's place.
+/// By the definition, of activations of a type and their shift: rows by one panel, of `cols` columns from `col` on, whose steps begin
+/// at `offsets` from a row's place.
 fn plain(
     (x, shift): (ByteType, i32),
     rows: &Rows<'_, u8>,

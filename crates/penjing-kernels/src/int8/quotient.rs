@@ -16,10 +16,12 @@ pub(super) fn registers(isa: Isa, x: &[f32], grid: Grid, y: &mut [u8]) -> usize 
     match isa.usable() {
         // SAFETY: `usable` returns a level only where the host has it.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => unsafe { x86::wide(x, &Rounding::new(grid), y) },
+        Isa::Avx512 | Isa::Amx => unsafe { x86::wide(x, &Rounding::new(grid), y) },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => unsafe { x86::narrow(x, &Rounding::new(grid), y) },
+        Isa::Generic => 0,
+        #[cfg(not(target_arch = "x86_64"))]
         _ => 0,
     }
 }
