@@ -6,6 +6,8 @@
 //! between as well; nothing of that is stored. Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2,
 //! `LDTILECFG`, `TILELOADD`, `TDPBSSD`.
 
+mod tiles;
+
 use super::{
     ByteType,
     epilogue::QFinish,
@@ -15,11 +17,10 @@ use super::{
 };
 use crate::{gemm::tile::NR, igemm::Rows};
 use std::{arch::asm, ops::Range, ptr::null};
+use tiles::{Piece, Tile, Tiles};
 
 /// Rows of a register.
 const ROWS: usize = 16;
-/// Most places from a segment's last row to the first of the next that is read with it.
-const GAP: usize = 8;
 /// Most registers of sums.
 const TILES: usize = 4;
 /// Lines of memory that are asked for together.
@@ -120,124 +121,6 @@ impl Task<'_> {
             panel += wide;
         }
     }
-}
-
-/// Places at equal distances.
-struct Tile {
-    rows: usize,
-    /// The first place.
-    base: usize,
-    stride: usize,
-    /// Which of the pieces lie in it.
-    pieces: Range<usize>,
-}
-
-/// Rows of a task that follow each other in a tile.
-struct Piece {
-    /// The first of them.
-    first: usize,
-    rows: usize,
-    /// The tile's row that it is.
-    at: usize,
-}
-
-/// The rows of a task in tiles.
-struct Tiles {
-    tiles: Vec<Tile>,
-    pieces: Vec<Piece>,
-}
-
-impl Tiles {
-    fn new(rows: &Rows<'_, u8>) -> Tiles {
-        let segments = segments(rows);
-        let most = rows.bases.len().div_ceil(ROWS) + segments.len();
-        let mut made = Tiles { tiles: Vec::with_capacity(most), pieces: Vec::with_capacity(most + segments.len()) };
-        for chain in segments.chunk_by(Segment::goes_on_in) {
-            let apart: usize = chain.iter().map(|segment| segment.rows.len().div_ceil(ROWS)).sum();
-            if places(chain).div_ceil(ROWS) < apart {
-                made.push(chain);
-            } else {
-                chain.chunks(1).for_each(|segment| made.push(segment));
-            }
-        }
-        made
-    }
-
-    /// Cuts the places of a chain into tiles of one height; the last may begin with places of the one before.
-    fn push(&mut self, chain: &[Segment]) {
-        let (first, count) = (&chain[0], places(chain));
-        let height = count.div_ceil(count.div_ceil(ROWS));
-        for start in (0..count).step_by(height) {
-            let (end, at) = (count.min(start + height), start.min(count - height));
-            let known = self.pieces.len();
-            for segment in chain {
-                let begin = first.places_to(segment);
-                let (from, to) = (begin.max(start), (begin + segment.rows.len()).min(end));
-                if from < to {
-                    let row = segment.rows.start + from - begin;
-                    self.pieces.push(Piece { first: row, rows: to - from, at: from - at });
-                }
-            }
-            let pieces = known..self.pieces.len();
-            self.tiles.push(Tile { rows: height, base: first.base + at * first.stride, stride: first.stride, pieces });
-        }
-    }
-}
-
-/// Rows at equal distances.
-struct Segment {
-    rows: Range<usize>,
-    /// Where the first row begins.
-    base: usize,
-    /// From row to row; 0 if there is but one.
-    stride: usize,
-}
-
-impl Segment {
-    /// Where another row would begin.
-    fn next(&self) -> usize {
-        self.base + self.rows.len() * self.stride
-    }
-
-    /// Places from this segment's first to that of a later one of its chain.
-    fn places_to(&self, later: &Segment) -> usize {
-        (later.base - self.base).checked_div(self.stride).unwrap_or(0)
-    }
-
-    /// Whether the next segment's rows lie at places of this one, and not far away.
-    fn goes_on_in(&self, next: &Segment) -> bool {
-        let last = self.base + (self.rows.len() - 1) * self.stride;
-        let gap = next.base.saturating_sub(last);
-        (self.stride == next.stride || next.stride == 0)
-            && gap.checked_rem(self.stride) == Some(0)
-            && (1..=GAP).contains(&(gap / self.stride))
-    }
-}
-
-/// The segments of a task's rows: neighbouring lines are one if they can be.
-fn segments(rows: &Rows<'_, u8>) -> Vec<Segment> {
-    let mut segments: Vec<Segment> = Vec::with_capacity(rows.bases.len().div_ceil(rows.line.max(1)));
-    let mut start = 0;
-    for line in rows.bases.chunks(rows.line.max(1)) {
-        debug_assert!(line.is_sorted_by(|a, b| b.wrapping_sub(*a) == line[1] - line[0]));
-        let (base, end) = (line[0], start + line.len());
-        let stride = line.get(1).map_or(0, |next| next.saturating_sub(base));
-        match segments.last_mut() {
-            Some(last) if last.next() == base && (line.len() == 1 || stride == last.stride) => last.rows.end = end,
-            Some(last) if last.rows.len() == 1 && line.len() == 1 && last.base < base => {
-                *last = Segment { rows: last.rows.start..end, base: last.base, stride: base - last.base };
-            }
-            _ => segments.push(Segment { rows: start..end, base, stride }),
-        }
-        start = end;
-    }
-    segments
-}
-
-/// Places from the first row of a chain to its last.
-fn places(chain: &[Segment]) -> usize {
-    let last = &chain[chain.len() - 1];
-    chain[0].places_to(last) + last.rows.len()
 }
 
 /// Tiles and panels whose sums are computed together.
@@ -422,54 +305,3 @@ macro_rules! kernels {
 
 kernels!(unsigned, "tdpbusd");
 kernels!(signed, "tdpbssd");
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Bases of `lines` lines of `line` rows, `pitch` apart, and of images of so many lines.
-    fn bases(images: usize, lines: usize, line: usize, stride: usize, pitch: usize, image: usize) -> Vec<usize> {
-        let rows = (0..images).flat_map(|i| (0..lines).map(move |l| i * image + l * pitch));
-        rows.flat_map(|start| (0..line).map(move |row| start + row * stride)).collect()
-    }
-
-    #[test]
-    fn every_row_stands_once_in_a_tile_and_no_tile_leaves_the_rows() {
-        for (images, lines, line, stride, pitch, image) in [
-            (1, 1, 197, 768, 0, 0),
-            (1, 7, 7, 64, 9 * 64, 0),
-            (3, 8, 8, 16, 160, 1600),
-            (2, 4, 56, 64, 58 * 64, 300 * 64),
-            (1, 5, 9, 48, 20 * 24, 0),
-            (4, 6, 1, 0, 100, 1000),
-            (5, 1, 1, 0, 0, 7),
-            (1, 3, 16, 4, 72, 0),
-            (1, 4, 3, 2, 7, 0),
-            (2, 1, 20, 0, 0, 0),
-        ] {
-            let bases = bases(images, lines, line, stride, pitch, image);
-            let rows = Rows { data: &[], bases: &bases, offsets: &[], line };
-            let Tiles { tiles, pieces } = Tiles::new(&rows);
-            let farthest = bases.iter().max().copied().unwrap_or(0);
-            let mut seen = vec![0; bases.len()];
-            for tile in &tiles {
-                assert!((1..=ROWS).contains(&tile.rows) && tile.base + (tile.rows - 1) * tile.stride <= farthest);
-                for piece in &pieces[tile.pieces.clone()] {
-                    assert!(piece.at + piece.rows <= tile.rows);
-                    for row in 0..piece.rows {
-                        assert_eq!(tile.base + (piece.at + row) * tile.stride, bases[piece.first + row]);
-                        seen[piece.first + row] += 1;
-                    }
-                }
-            }
-            assert!(seen.iter().all(|&times| times == 1), "{images} {lines} {line} {stride} {pitch} {image}");
-        }
-    }
-
-    #[test]
-    fn short_lines_share_tiles() {
-        let bases = bases(1, 7, 7, 64, 9 * 64, 0);
-        let tiles = Tiles::new(&Rows { data: &[], bases: &bases, offsets: &[], line: 7 }).tiles;
-        assert_eq!(tiles.len(), 4, "61 places");
-    }
-}

@@ -78,6 +78,12 @@ impl Chunks {
         Chunks { steps, count: steps.div_ceil(CHUNK), len: steps.min(CHUNK) }
     }
 
+    /// A run as it is.
+    fn whole(run_len: usize) -> Chunks {
+        let steps = run_len.div_ceil(GROUP);
+        Chunks { steps, count: 1, len: steps }
+    }
+
     /// Whether AMX is the faster way to multiply by `n` columns: its chunks are deep, and so is the product or there are many columns.
     /// (Measured: below, the time goes to loading, storing and rounding sums, and `vpdpbusd` has less of that.)
     fn pay(n: usize, [runs, run_len]: [usize; 2]) -> bool {
@@ -126,8 +132,14 @@ impl PackedProduct {
                     group(Isa::detect(), &columns, adjacent, [runs, run_len], places, &mut grouping);
                     panels.push(grouping.finish());
                 }
-                Weights::Straight(steps) => straight(Isa::detect(), &columns, adjacent, [runs, run_len], places, steps),
-                Weights::Chunked(steps) => chunked(Isa::detect(), &columns, adjacent, [runs, run_len], places, steps),
+                Weights::Straight(steps) => {
+                    let whole = Chunks::whole(run_len);
+                    append(Isa::detect(), &columns, adjacent, [runs, run_len], places, whole, steps);
+                }
+                Weights::Chunked(steps) => {
+                    let chunks = Chunks::new(run_len);
+                    append(Isa::detect(), &columns, adjacent, [runs, run_len], places, chunks, steps);
+                }
             }
         }
         PackedProduct { n, runs, run_len, weights }
@@ -218,37 +230,28 @@ fn group_body<M: Math>(columns: &[&[i8]], adjacent: bool, runs: [usize; 2], plac
 }
 
 per_isa! {
-    /// Appends the steps of a panel, as in [`group`].
-    fn straight(
+    /// Appends the steps of a panel, as in [`group`], whose runs are cut into chunks.
+    fn append(
         columns: &[&[i8]],
         adjacent: bool,
         runs: [usize; 2],
         places: &[usize],
+        chunks: Chunks,
         to: &mut Vec<Step>,
-    ) = straight_body
+    ) = append_body
 }
 
 #[inline(always)]
-fn straight_body<M: Math>(columns: &[&[i8]], adjacent: bool, runs: [usize; 2], places: &[usize], to: &mut Vec<Step>) {
-    each_step(columns, adjacent, runs, places, |_, weights| to.push(weights));
-}
-
-per_isa! {
-    /// Appends the chunks of a panel, as in [`group`].
-    fn chunked(
-        columns: &[&[i8]],
-        adjacent: bool,
-        runs: [usize; 2],
-        places: &[usize],
-        to: &mut Vec<Step>,
-    ) = chunked_body
-}
-
-#[inline(always)]
-fn chunked_body<M: Math>(columns: &[&[i8]], adjacent: bool, runs: [usize; 2], places: &[usize], to: &mut Vec<Step>) {
-    let chunks = Chunks::new(runs[1]);
+fn append_body<M: Math>(
+    columns: &[&[i8]],
+    adjacent: bool,
+    runs: [usize; 2],
+    places: &[usize],
+    chunks: Chunks,
+    to: &mut Vec<Step>,
+) {
     each_step(columns, adjacent, runs, places, |i, weights| {
-        if i % chunks.steps == (chunks.count - 1) * CHUNK {
+        if i % chunks.steps == (chunks.count - 1) * chunks.len {
             to.resize(to.len() + chunks.shared(), Step([0; STEP]));
         }
         to.push(weights);
