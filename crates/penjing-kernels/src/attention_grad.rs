@@ -16,7 +16,7 @@ use crate::{
         tile::NR,
         transpose::transpose,
     },
-    igemm::{self, Panels, Rows, k_blocks, multiply_plain, with_panels},
+    igemm::{self, Bases, Panels, Rows, k_blocks, multiply_plain, with_panels},
     isa::{Math, per_isa},
     lanes::{Lanes as Register, per_lanes},
     math::exp_of_negative,
@@ -151,7 +151,7 @@ impl Head<'_> {
                             let offsets: Vec<usize> = (0..panels).map(|p| p * block.len() * NR).collect();
                             let rows = Rows {
                                 data: &left[place(block)],
-                                bases: &panel_rows[..block.len()],
+                                bases: Bases::new(&panel_rows[..block.len()]),
                                 offsets: &offsets,
                                 line: block.len(),
                             };

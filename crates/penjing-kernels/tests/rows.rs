@@ -369,10 +369,11 @@ fn integer(cx: Ctx<'_>, from: &str, to: &str, op: &str) -> Vec<Point> {
         }
         .unwrap();
     };
-    let real = |i: usize| sums[i] as f32 * (x_scale * w_scale[channel(i)]) + bias[channel(i)];
+    let real =
+        |i: usize, unit: f32| (sums[i] as f32).mul_add(x_scale * w_scale[channel(i)] * unit, bias[channel(i)] * unit);
     let (scale, out_zero) = (0.05f32, if to == "qs8" { 3 } else { 100 });
     let rounded = |i: usize, lo: f64, hi: f64| {
-        (f64::from((real(i) * (1.0 / scale)).round_ties_even()) + f64::from(out_zero)).clamp(lo, hi)
+        (f64::from(real(i, 1.0 / scale).round_ties_even()) + f64::from(out_zero)).clamp(lo, hi)
     };
     let exact = |got: Vec<f64>, want: &dyn Fn(usize) -> f64| -> Vec<Point> {
         got.into_iter().enumerate().map(|(i, got)| Point { got, want: want(i), n: 0, size: 0.0 }).collect()
@@ -381,7 +382,7 @@ fn integer(cx: Ctx<'_>, from: &str, to: &str, op: &str) -> Vec<Point> {
         "f32" => {
             let mut y = vec![0f32; ny];
             call(QOut::F32(&mut y));
-            exact(wide(&y), &|i| real(i).into())
+            exact(wide(&y), &|i| real(i, 1.0).into())
         }
         "qs8" => {
             let mut y = vec![0i8; ny];

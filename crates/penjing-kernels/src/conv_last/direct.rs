@@ -4,7 +4,7 @@ use super::window::Parts;
 use crate::{
     Ctx,
     conv::ConvShape,
-    igemm::{PackedB, Rows, TASK_ROWS},
+    igemm::{Bases, PackedB, Rows, TASK_ROWS},
     scratch::with_scratch,
 };
 use bytemuck::Pod;
@@ -46,8 +46,8 @@ pub(crate) trait GroupWeights: Sync {
     /// An element of x.
     type X: Pod + Send + Sync;
 
-    /// Rows that a task aims at in a convolution of so many output pixels.
-    fn task_rows(&self, pixels: usize) -> usize;
+    /// Rows that a task aims at in a convolution of so many output pixels on so many threads.
+    fn task_rows(&self, pixels: usize, threads: usize) -> usize;
 
     /// Panels of columns.
     fn panels(&self) -> usize;
@@ -63,7 +63,7 @@ impl GroupWeights for PackedB {
     type X = f32;
 
     /// Shallow windows are many, since a task costs some work of its own, while there are enough tasks for all threads.
-    fn task_rows(&self, pixels: usize) -> usize {
+    fn task_rows(&self, pixels: usize, _: usize) -> usize {
         (WINDOWS / self.depth().max(1)).min(pixels / MANY_TASKS).clamp(TASK_ROWS, MOST_ROWS)
     }
 
@@ -104,10 +104,10 @@ pub(crate) fn run<W: GroupWeights>(
     };
     let panels = weights.iter().map(W::panels).max().unwrap_or(0);
     let pixels = s.batch * s.output[0] * s.output[1];
-    let task_rows = weights.iter().map(|w| w.task_rows(pixels)).min().unwrap_or(1);
+    let task_rows = weights.iter().map(|w| w.task_rows(pixels, cx.pool.threads())).min().unwrap_or(1);
     let mut parts = Parts::new(s.batch, s.output, task_rows);
     if s.groups == 1 && (parts.count() > 1 || panels <= MIN_PANELS) {
-        parts.even_out();
+        parts.even_out(cx.pool.threads());
     }
     let spatial = parts.count() * s.groups;
     if spatial == 0 || panels == 0 {
@@ -115,35 +115,40 @@ pub(crate) fn run<W: GroupWeights>(
     }
     let splits = FEW_TASKS.div_ceil(spatial).min(panels.div_ceil(MIN_PANELS));
     let in_place = reads_inside(s) && weights.iter().all(|b| b.run_span() == runs(s).1);
+    // Windows of smaller parts lie in the first places of the largest one's: fewer rows of an image, fewer images or a piece of a row.
+    let largest = parts.largest();
+    let ([h, w], [wh, ww]) = (s.input, largest.window(s));
+    let pitch = if in_place {
+        [h * w, w, 1].map(|pixels| pixels * s.in_channels)
+    } else {
+        [wh * ww, ww, 1].map(|pixels| pixels * s.group_in())
+    };
+    let mut bases = vec![0; largest.len()];
+    largest.bases(s, pitch, &mut bases);
+    let (bases, offsets) = (Bases::new(&bases), offsets(s, pitch));
     cx.pool.run(spatial * splits, &|t| {
         let (split, t) = (t % splits, t / splits);
         let (group, part) = (t % s.groups, parts.get(t / s.groups));
         let columns = panels * split / splits..panels * (split + 1) / splits;
-        let first_row = part.first(s.output);
         let channels = group * s.group_in()..(group + 1) * s.group_in();
-        with_scratch::<usize, _>(part.len(), |bases| {
-            let mut task = |data: &[W::X], pitch: [usize; 3], first: usize| {
-                part.bases(s, pitch, bases);
-                bases.iter_mut().for_each(|base| *base += first);
-                let rows = Rows { data, bases, offsets: &offsets(s, pitch), line: part.cols.len() };
-                multiply(Task { group, first_row, rows, weights: &weights[group], columns: columns.clone() });
-            };
-            if in_place {
-                let ([h, w], c) = (s.input, s.in_channels);
-                let first =
-                    ((part.images.start * h + part.rows.start * s.stride[0]) * w + part.cols.start * s.stride[1]) * c
-                        + channels.start;
-                task(x, [h * w * c, w * c, c], first);
-            } else {
-                let ([wh, ww], c) = (part.window(s), channels.len());
-                let len = part.images.len() * wh * ww * c;
-                with_scratch::<W::X, _>(len + SLACK, |window| {
-                    part.copy(s, x, channels.clone(), fill, window);
-                    window[len..].fill(fill);
-                    task(window, [wh * ww * c, ww * c, c], 0);
-                });
-            }
-        });
+        let task = |data: &[W::X]| {
+            let rows = Rows { data, bases: bases.first(part.len()), offsets: &offsets, line: part.cols.len() };
+            let first_row = part.first(s.output);
+            multiply(Task { group, first_row, rows, weights: &weights[group], columns: columns.clone() });
+        };
+        if in_place {
+            let first = part.images.start * pitch[0]
+                + part.rows.start * s.stride[0] * pitch[1]
+                + part.cols.start * s.stride[1] * pitch[2];
+            task(&x[first + channels.start..]);
+        } else {
+            let len = part.images.len() * part.window(s)[0] * pitch[1];
+            with_scratch::<W::X, _>(len + SLACK, |window| {
+                part.copy(s, x, channels.clone(), fill, ww, window);
+                window[len..].fill(fill);
+                task(window);
+            });
+        }
     });
 }
 

@@ -127,7 +127,7 @@ fn add_images(
         let window_len = part.images.len() * wh * ww * c;
         // The last tile of a run may read past it.
         with_scratch::<f32, _>(window_len + tile.rows, |window| {
-            part.copy(s, x, channels.clone(), 0.0, window);
+            part.copy(s, x, channels.clone(), 0.0, ww, window);
             window[window_len..].fill(0.0);
             with_scratch::<usize, _>(pixels, |bases| {
                 let pitch = [wh * ww * c, ww * c, c];

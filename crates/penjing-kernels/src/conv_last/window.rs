@@ -6,8 +6,6 @@ use std::ops::Range;
 
 /// Parts whose number shows in how evenly threads share them.
 const FEW_PARTS: usize = 16;
-/// Parts that few threads share evenly.
-const EVEN: usize = 4;
 
 /// The output pixels of a batch cut into parts of consecutive ones: whole images, whole rows of one, or a piece of one row.
 pub(crate) struct Parts {
@@ -37,17 +35,27 @@ impl Parts {
         }
     }
 
-    /// Cuts an image finer where there are few parts, so that their number is a multiple of [`EVEN`].
-    pub(crate) fn even_out(&mut self) {
+    /// Cuts an image finer where there are few parts, so that the threads share them evenly.
+    pub(crate) fn even_out(&mut self, threads: usize) {
         let [oh, ow] = self.plane;
         let (cuts, most) = if self.cols > 1 { (&mut self.cols, ow) } else { (&mut self.rows, oh) };
         if self.batch == 1 && *cuts < FEW_PARTS {
-            *cuts = cuts.next_multiple_of(EVEN).min(most).max(1);
+            *cuts = cuts.next_multiple_of(threads).min(most).max(1);
         }
     }
 
     pub(crate) fn count(&self) -> usize {
         self.batch.div_ceil(self.images) * self.rows * self.cols
+    }
+
+    /// A part that has as many images, rows and columns as any.
+    pub(crate) fn largest(&self) -> Part {
+        let [oh, ow] = self.plane;
+        Part {
+            images: 0..self.batch.min(self.images),
+            rows: 0..oh.div_ceil(self.rows),
+            cols: 0..ow.div_ceil(self.cols),
+        }
     }
 
     /// Part `i`.
@@ -101,9 +109,18 @@ impl Part {
         }
     }
 
-    /// Copies the window of every image, `[images, window rows, window columns, channels]`; what lies outside becomes `fill`.
-    pub(crate) fn copy<T: Pod>(&self, s: &ConvShape, x: &[T], channels: Range<usize>, fill: T, out: &mut [T]) {
-        let [wh, ww] = self.window(s);
+    /// Copies the window of every image, `[images, window rows, ww, channels]`, with at least the window's columns; what lies
+    /// outside becomes `fill`.
+    pub(crate) fn copy<T: Pod>(
+        &self,
+        s: &ConvShape,
+        x: &[T],
+        channels: Range<usize>,
+        fill: T,
+        ww: usize,
+        out: &mut [T],
+    ) {
+        let [wh, _] = self.window(s);
         let ([h, w], c, width) = (s.input, s.in_channels, channels.len());
         if width == 0 {
             return;
@@ -148,7 +165,7 @@ mod tests {
         {
             let parts = Parts::new(batch, plane, 96);
             let mut even = Parts::new(batch, plane, 96);
-            even.even_out();
+            even.even_out(4);
             for parts in [parts, even] {
                 let mut next = 0;
                 for part in (0..parts.count()).map(|i| parts.get(i)) {
@@ -165,7 +182,7 @@ mod tests {
     fn few_parts_become_an_even_number() {
         for (plane, parts) in [([32, 32], 12), ([16, 16], 4), ([8, 8], 4), ([3, 7], 3), ([1, 250], 4), ([56, 56], 28)] {
             let mut even = Parts::new(1, plane, 96);
-            even.even_out();
+            even.even_out(4);
             assert_eq!(even.count(), parts, "{plane:?}");
         }
     }

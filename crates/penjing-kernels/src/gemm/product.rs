@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     Ctx,
-    igemm::{self, Panels, Rows},
+    igemm::{self, Bases, Panels, Rows},
     scratch::with_scratch,
 };
 use std::ops::Range;
@@ -113,7 +113,7 @@ fn share(cx: Ctx<'_>, m: usize, a: Mat<'_>, b: &Panels<'_>, sink: &CSink<'_>) {
         let columns = cut(j)..cut(j + 1);
         let sink = sink.below(rows.start);
         let bases: Vec<usize> = rows.map(|r| r * a.row_stride).collect();
-        let rows = Rows { data: a.data, bases: &bases, offsets: &[0], line: bases.len() };
+        let rows = Rows { data: a.data, bases: Bases::new(&bases), offsets: &[0], line: bases.len() };
         igemm::multiply(cx.isa, &rows, a.col_stride, b, columns, &sink);
     };
     if m * panels * NR * b.depth() < SMALL {

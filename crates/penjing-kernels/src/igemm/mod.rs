@@ -21,7 +21,7 @@ use crate::{
     gemm::tile::{MOST_ROWS, NR, RowPanels, Sink},
     scratch::with_scratch,
 };
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use tile::{Ahead, Level, Start, Stretch, TileOf};
 
 /// Panels of a column group: the sums of 96 rows by 128 columns (48 KiB) share the second-level cache with A.
@@ -66,12 +66,43 @@ macro_rules! per_level {
     };
 }
 
+/// Where rows begin, in ascending order.
+#[derive(Clone, Copy)]
+pub(crate) struct Bases<'a>(&'a [usize]);
+
+impl<'a> Bases<'a> {
+    /// # Panics
+    /// They are in another order.
+    pub(crate) fn new(bases: &'a [usize]) -> Bases<'a> {
+        assert!(bases.is_sorted(), "rows follow each other");
+        Bases(bases)
+    }
+
+    /// The first `n`.
+    pub(crate) fn first(self, n: usize) -> Bases<'a> {
+        Bases(&self.0[..n])
+    }
+
+    /// The last row's.
+    pub(crate) fn farthest(self) -> usize {
+        self.0.last().copied().unwrap_or(0)
+    }
+}
+
+impl Deref for Bases<'_> {
+    type Target = [usize];
+
+    fn deref(&self) -> &[usize] {
+        self.0
+    }
+}
+
 /// Rows of A.
 pub(crate) struct Rows<'a, A> {
     /// Where they lie.
     pub(crate) data: &'a [A],
     /// Start of each row.
-    pub(crate) bases: &'a [usize],
+    pub(crate) bases: Bases<'a>,
     /// Start of each run, from the row's.
     pub(crate) offsets: &'a [usize],
     /// Rows after rows, so many at a time, lie at equal distances.
@@ -99,8 +130,7 @@ pub(crate) fn multiply<S: Sink<f32>>(
         put_zeros(rows.bases.len(), b, panels, sink);
         return;
     }
-    let farthest = |of: &[usize]| of.iter().max().copied().unwrap_or(0);
-    let last = farthest(rows.bases) + farthest(rows.offsets) + (b.run_len - 1) * step;
+    let last = rows.bases.farthest() + rows.offsets.iter().max().unwrap_or(&0) + (b.run_len - 1) * step;
     assert!(last < rows.data.len(), "every run lies inside A");
     // Sums wait here for the next k-block, `[panel of the group][row][16]`.
     let waiting = if b.blocks.len() == 1 { 0 } else { rows.bases.len() * GROUP_PANELS * NR };

@@ -157,7 +157,7 @@ pub fn qconv_last(
         Weights::Depthwise(_) => w.x.flip(),
         Weights::Winograd(_) => 0,
     };
-    let columns = Columns::new(cx.isa, NAME, x, &w.sums, x.zero + shift, epilogue)?;
+    let columns = Columns::new(cx.isa, NAME, x, &w.sums, x.zero + shift, epilogue, &y)?;
     let columns = match &w.weights {
         Weights::Products(_) | Weights::Winograd(_) => columns,
         Weights::Depthwise(packed) => columns.shifted(packed.shift()),

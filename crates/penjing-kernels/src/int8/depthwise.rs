@@ -179,7 +179,7 @@ pub(super) fn run<const FLIP: bool>(
         let part = Part { images: image..image + 1, rows: oh * i / per_image..oh * (i + 1) / per_image, cols: 0..ow };
         let [height, width] = part.window(s);
         with_scratch::<u8, _>(height * width * c, |window| {
-            part.copy(s, x, channels.clone(), fill, window);
+            part.copy(s, x, channels.clone(), fill, width, window);
             let tap = |tap: usize| (tap / kw * s.dilation[0] * width + tap % kw * s.dilation[1]) * c;
             let task = Task {
                 window,

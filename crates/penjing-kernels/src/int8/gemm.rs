@@ -8,7 +8,7 @@ use super::{
 use crate::{
     Ctx, Isa, KernelError,
     error::{check_len, product},
-    igemm::Rows,
+    igemm::{Bases, Rows},
     scratch::with_scratch,
 };
 
@@ -99,7 +99,7 @@ pub fn qgemm(
     x.check(NAME, w.x)?;
     y.check(NAME)?;
     epilogue.check(NAME, y.len())?;
-    let columns = Columns::new(cx.isa, NAME, x, &w.sums, x.zero + w.product.shift(w.x), epilogue)?;
+    let columns = Columns::new(cx.isa, NAME, x, &w.sums, x.zero + w.product.shift(w.x), epilogue, &y)?;
     if y.len() > 0 {
         Product { cx, m, x: x.data.raw(), w, columns: &columns, epilogue }.run(&Out::new(y));
     }
@@ -138,7 +138,7 @@ impl Product<'_> {
             let x = &self.x[rows.start * k..rows.end * k];
             let bases: Vec<usize> = (0..rows.len()).map(|r| r * span).collect();
             let multiply = |data: &[u8]| {
-                let rows = Rows { data, bases: &bases, offsets: &[0], line: bases.len() };
+                let rows = Rows { data, bases: Bases::new(&bases), offsets: &[0], line: bases.len() };
                 multiply(self.cx.isa, self.w.x, &rows, b, columns.clone(), &sink);
             };
             if span == k {

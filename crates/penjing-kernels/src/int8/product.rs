@@ -32,7 +32,7 @@ const SHORT_TASK: usize = 49;
 /// Rows of a long task, whose windows stay in the second-level cache.
 const LONG_TASK: usize = 192;
 /// Bytes of the windows of a longer task, which shallow ones are in.
-const WINDOWS: usize = 1 << 16;
+const WINDOWS: usize = 1 << 18;
 /// Rows of the longest task.
 const LONGEST_TASK: usize = 1024;
 /// Rows that are too few for tiles.
@@ -299,9 +299,10 @@ impl GroupWeights for PackedProduct {
     type X = u8;
 
     /// Longer tasks share more of their windows; shorter ones busy more threads.
-    fn task_rows(&self, pixels: usize) -> usize {
+    fn task_rows(&self, pixels: usize, threads: usize) -> usize {
         let longest = LONG_TASK.max(WINDOWS / (self.runs * self.run_len).max(1)).min(LONGEST_TASK);
-        (pixels / MANY_TASKS).clamp(SHORT_TASK, longest)
+        let tasks = if threads == 1 { 1 } else { MANY_TASKS };
+        (pixels / tasks).clamp(SHORT_TASK, longest)
     }
 
     fn panels(&self) -> usize {
@@ -331,9 +332,8 @@ pub(super) fn multiply(
     if rows.bases.is_empty() {
         return;
     }
-    let farthest = |of: &[usize]| of.iter().max().copied().unwrap_or(0);
-    let reach = farthest(rows.offsets) + b.run_span();
-    assert!(b.runs == 0 || farthest(rows.bases) + reach <= rows.data.len(), "every run lies inside A");
+    let reach = rows.offsets.iter().max().unwrap_or(&0) + b.run_span();
+    assert!(b.runs == 0 || rows.bases.farthest() + reach <= rows.data.len(), "every run lies inside A");
     assert!(u32::try_from(reach).is_ok(), "runs lie near their row's place");
     match &b.weights {
         Weights::Grouped(grouped) => multiply_grouped(isa, x, rows, b, grouped, panels, finish),

@@ -36,8 +36,8 @@ mod x86 {
     /// The host has `Isa::Avx512`.
     #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
     pub(super) unsafe fn wide(x: &[f32], r: &Rounding, y: &mut [u8]) -> usize {
-        let codes = wide_store::Codes::of(ByteType::U8, r);
-        let (scale, inverse) = (_mm512_set1_ps(r.scale), codes.inverse);
+        let codes = wide_store::Codes::of(ByteType::U8, r, true);
+        let (scale, inverse) = (_mm512_set1_ps(r.scale), _mm512_set1_ps(r.inverse));
         // The quotient of what the greatest integer stands for rounds to it. What is too small becomes the least i32, as a NaN does.
         let most = _mm512_set1_ps(r.hi * r.scale);
         let (x, y) = (x.as_chunks::<64>().0, y.as_chunks_mut::<64>().0);
@@ -51,7 +51,7 @@ mod x86 {
                 *v = _mm512_fmadd_ps(_mm512_fnmadd_ps(q, scale, x), inverse, q);
             }
             // SAFETY: there are 64 elements; this function's contract.
-            unsafe { _mm512_storeu_si512(y.as_mut_ptr().cast(), codes.pack(v)) };
+            unsafe { _mm512_storeu_si512(y.as_mut_ptr().cast(), codes.bytes(v)) };
         }
         64 * x.len().min(y.len())
     }
@@ -60,8 +60,8 @@ mod x86 {
     /// The host has AVX2 and FMA.
     #[target_feature(enable = "avx2,fma")]
     pub(super) unsafe fn narrow(x: &[f32], r: &Rounding, y: &mut [u8]) -> usize {
-        let codes = store::Codes::of(ByteType::U8, r);
-        let (scale, inverse) = (_mm256_set1_ps(r.scale), codes.inverse);
+        let codes = store::Codes::of(ByteType::U8, r, true);
+        let (scale, inverse) = (_mm256_set1_ps(r.scale), _mm256_set1_ps(r.inverse));
         // As in `wide`.
         let most = _mm256_set1_ps(r.hi * r.scale);
         let (x, y) = (x.as_chunks::<32>().0, y.as_chunks_mut::<32>().0);
@@ -76,7 +76,7 @@ mod x86 {
             }
             // SAFETY: there are 32 elements; this function's contract.
             unsafe {
-                let bytes = codes.bytes(codes.pack(v[0]), codes.pack(v[1]));
+                let bytes = codes.bytes(codes.words(v[0]), codes.words(v[1]));
                 _mm256_storeu_si256(y.as_mut_ptr().cast(), bytes);
             }
         }

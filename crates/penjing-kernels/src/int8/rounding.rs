@@ -52,12 +52,16 @@ impl Rounding {
     pub(super) fn within(self, limits: Clamp) -> Option<Rounding> {
         let fits = self.inverse > 0.0 && self.inverse < f32::INFINITY && limits.min <= limits.max;
         let inside = |v: f32| (v * self.inverse).max(self.lo).min(self.hi);
-        fits.then(|| Rounding { lo: inside(limits.min), hi: inside(limits.max), ..self })
+        fits.then(|| {
+            let (lo, hi) = (inside(limits.min), inside(limits.max));
+            let code = |limit: f32| limit.round_ties_even() as i32 + self.zero;
+            Rounding { lo, hi, nan: self.nan.clamp(code(lo), code(hi)), ..self }
+        })
     }
 
-    /// The limits are integers, so limiting before rounding is the same.
+    /// saturate(round_half_even(q) + zero): rounding keeps order, so limiting before it is the same.
     #[inline(always)]
-    fn round(self, q: f32) -> i32 {
+    pub(super) fn round(self, q: f32) -> i32 {
         let limited = if q < self.lo { self.lo } else { q };
         let limited = if limited > self.hi { self.hi } else { limited };
         let rounded = ((limited + ROUND).to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);

@@ -10,7 +10,7 @@ use super::{
     rounding::Rounding,
 };
 use crate::{
-    Activation,
+    Activation, Clamp,
     gemm::tile::{Acc, MR, NR},
     isa::Fused,
     pool::Disjoint,
@@ -56,7 +56,7 @@ pub(super) unsafe fn with_stores<const N: usize>(
                 let reals = |p| Reals { panel: panel(p), y, residual: NoResidual };
                 match smooth {
                     None => f.run(&panels.map(reals)),
-                    Some(act) => f.run(&panels.map(|p| Smooth { act, store: reals(p) })),
+                    Some(act) => f.run(&panels.map(|p| Smooth { act, after: finish.columns.after, store: reals(p) })),
                 }
             }
             (Out::F32(y), Some(QResidual::F32(r)), None) => {
@@ -67,13 +67,14 @@ pub(super) unsafe fn with_stores<const N: usize>(
                     let rounded = |p| Rounded { panel: panel(p), codes, y, residual: NoResidual };
                     match smooth {
                         None => f.run(&panels.map(rounded)),
-                        Some(act) => f.run(&panels.map(|p| Smooth { act, store: rounded(p) })),
+                        Some(act) => {
+                            f.run(&panels.map(|p| Smooth { act, after: finish.columns.after, store: rounded(p) }))
+                        }
                     }
                 }
-                (Some(codes), Some(QResidual::Int(QTensor { data: Bytes::U8(r), scale, zero })), None)
-                    if scale.abs() < Columns::LARGE =>
-                {
-                    let residual = CodeResidual { r, scale: _mm256_set1_ps(scale), zero: _mm256_set1_epi32(zero) };
+                (Some(codes), Some(QResidual::Int(QTensor { data: Bytes::U8(r), scale, zero })), None) => {
+                    let scale = _mm256_set1_ps(scale * finish.columns.unit);
+                    let residual = CodeResidual { r, scale, zero: _mm256_set1_epi32(zero) };
                     f.run(&panels.map(|p| Rounded { panel: panel(p), codes, y, residual }));
                 }
                 _ => f.run(&panels.map(|(col, cols)| Any { finish, col, cols })),
@@ -93,6 +94,8 @@ struct Panel {
     scale: [__m256; 2],
     bias: [__m256; 2],
     constant: [__m256i; 2],
+    /// Of results in f32.
+    limited: bool,
     min: __m256,
     max: __m256,
 }
@@ -111,6 +114,7 @@ impl Panel {
                 scale: reals(Columns::tile(&c.scale, at).as_ptr()),
                 bias: reals(Columns::tile(&c.bias, at).as_ptr()),
                 constant: codes(Columns::tile(&c.constant, at).as_ptr()),
+                limited: c.clamp != Clamp::NONE,
                 min: _mm256_set1_ps(c.clamp.min),
                 max: _mm256_set1_ps(c.clamp.max),
             }
@@ -120,14 +124,14 @@ impl Panel {
     /// sum · scale + bias; the sums began with the constant.
     ///
     /// # Safety
-    /// The host has AVX2.
+    /// The host has AVX2 and FMA.
     #[inline(always)]
     unsafe fn real(&self, sums: [__m256i; 2]) -> [__m256; 2] {
         // SAFETY: this function's contract.
         unsafe {
             [
-                _mm256_add_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(sums[0]), self.scale[0]), self.bias[0]),
-                _mm256_add_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(sums[1]), self.scale[1]), self.bias[1]),
+                _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums[0]), self.scale[0], self.bias[0]),
+                _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums[1]), self.scale[1], self.bias[1]),
             ]
         }
     }
@@ -143,7 +147,7 @@ trait Residual {
     /// `v` with 16 elements from `at` on added.
     ///
     /// # Safety
-    /// They are readable; the host has AVX2.
+    /// They are readable; the host has AVX2 and FMA.
     unsafe fn add(&self, v: [__m256; 2], at: *const Self::Element) -> [__m256; 2];
 }
 
@@ -205,7 +209,7 @@ impl Residual for CodeResidual<'_> {
             unsafe {
                 let wide = _mm256_cvtepu8_epi32(_mm_loadl_epi64(at.add(8 * j).cast()));
                 let centred = _mm256_cvtepi32_ps(_mm256_sub_epi32(wide, self.zero));
-                v[j] = _mm256_add_ps(v[j], _mm256_mul_ps(centred, self.scale));
+                v[j] = _mm256_fmadd_ps(centred, self.scale, v[j]);
             }
         }
         v
@@ -332,10 +336,12 @@ impl<A: Residual> Straight for Reals<'_, A> {
             for j in 0..2 {
                 // SAFETY: this function's contract.
                 unsafe {
-                    let (min, max) = (self.panel.min, self.panel.max);
-                    // Comparisons that are false for NaN keep it.
-                    let v = _mm256_blendv_ps(v[r][j], min, _mm256_cmp_ps::<_CMP_LE_OQ>(v[r][j], min));
-                    let v = _mm256_blendv_ps(v, max, _mm256_cmp_ps::<_CMP_GE_OQ>(v, max));
+                    let (mut v, min, max) = (v[r][j], self.panel.min, self.panel.max);
+                    if self.panel.limited {
+                        // Comparisons that are false for NaN keep it.
+                        v = _mm256_blendv_ps(v, min, _mm256_cmp_ps::<_CMP_LE_OQ>(v, min));
+                        v = _mm256_blendv_ps(v, max, _mm256_cmp_ps::<_CMP_GE_OQ>(v, max));
+                    }
                     _mm256_storeu_ps(to.add(r * stride + 8 * j), v);
                 }
             }
@@ -343,14 +349,16 @@ impl<A: Residual> Straight for Reals<'_, A> {
     }
 }
 
-/// How reals become codes of either type.
+/// How quotients become codes of either type.
 #[derive(Clone, Copy)]
 pub(super) struct Codes {
-    pub(super) inverse: __m256,
-    /// The greatest quotient; the least needs no care, since what is too small for an i32 becomes the least i32.
-    most: __m256,
+    /// The greatest quotient, or none where they fit an i32; the least needs no care, since what is too small for an i32 becomes the
+    /// least i32.
+    most: Option<__m256>,
     /// Of u8 codes: those of i8 are computed with a zero point that is greater by 128, and their highest bit is inverted.
     zero: __m256i,
+    /// Whether all u8 are codes.
+    all: bool,
     lo: __m256i,
     hi: __m256i,
     flip: __m256i,
@@ -361,24 +369,24 @@ impl Codes {
     #[inline]
     #[target_feature(enable = "avx2,fma")]
     fn new(finish: &QFinish<'_>) -> Option<Codes> {
-        let Out::Codes(_, byte, rounding) = finish.y else {
+        let (Out::Codes(_, byte, _), c) = (finish.y, finish.columns) else {
             return None;
         };
-        let r = rounding.within(finish.columns.clamp).filter(|_| finish.columns.tame)?;
-        Some(Codes::of(*byte, &r))
+        c.rounding(finish.y).map(|r| Codes::of(*byte, &r, c.fits))
     }
 
+    /// For quotients that may or do fit an i32.
     #[inline]
     #[target_feature(enable = "avx2,fma")]
-    pub(super) fn of(byte: ByteType, r: &Rounding) -> Codes {
-        let shift = if byte == ByteType::I8 { 128 } else { 0 };
-        let code = |limit: f32| (limit.round_ties_even() as i32 + r.zero + shift) as u8 as i8;
+    pub(super) fn of(byte: ByteType, r: &Rounding, fit: bool) -> Codes {
+        let shift = byte.flip();
+        let code = |limit: f32| (limit.round_ties_even() as i32 + r.zero + shift) as u8;
         Codes {
-            inverse: _mm256_set1_ps(r.inverse),
-            most: _mm256_set1_ps(r.hi),
+            most: if fit { None } else { Some(_mm256_set1_ps(r.hi)) },
             zero: _mm256_set1_epi16((r.zero + shift) as i16),
-            lo: _mm256_set1_epi8(code(r.lo)),
-            hi: _mm256_set1_epi8(code(r.hi)),
+            all: [shift as u8, code(r.lo), code(r.hi)] == [0, u8::MIN, u8::MAX],
+            lo: _mm256_set1_epi8(code(r.lo) as i8),
+            hi: _mm256_set1_epi8(code(r.hi) as i8),
             flip: _mm256_set1_epi8(shift as u8 as i8),
         }
     }
@@ -388,23 +396,12 @@ impl Codes {
     /// # Safety
     /// The host has AVX2.
     #[inline(always)]
-    unsafe fn words(&self, v: [__m256; 2]) -> __m256i {
+    pub(super) unsafe fn words(&self, mut q: [__m256; 2]) -> __m256i {
         // SAFETY: this function's contract.
         unsafe {
-            let a = _mm256_min_ps(_mm256_mul_ps(v[0], self.inverse), self.most);
-            let b = _mm256_min_ps(_mm256_mul_ps(v[1], self.inverse), self.most);
-            self.pack([a, b])
-        }
-    }
-
-    /// As [`words`](Self::words), of quotients, none of which is greater than the greatest.
-    ///
-    /// # Safety
-    /// The host has AVX2.
-    #[inline(always)]
-    pub(super) unsafe fn pack(&self, q: [__m256; 2]) -> __m256i {
-        // SAFETY: this function's contract.
-        unsafe {
+            if let Some(most) = self.most {
+                q = [_mm256_min_ps(q[0], most), _mm256_min_ps(q[1], most)];
+            }
             let codes = _mm256_packs_epi32(_mm256_cvtps_epi32(q[0]), _mm256_cvtps_epi32(q[1]));
             _mm256_adds_epi16(codes, self.zero)
         }
@@ -420,6 +417,9 @@ impl Codes {
         unsafe {
             let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
             let bytes = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(even, odd), order);
+            if self.all {
+                return bytes;
+            }
             _mm256_xor_si256(_mm256_min_epu8(_mm256_max_epu8(bytes, self.lo), self.hi), self.flip)
         }
     }
@@ -477,6 +477,8 @@ impl<A: Residual> Straight for Rounded<'_, A> {
 /// Results that a function is applied to before `store` has them.
 struct Smooth<S> {
     act: Activation,
+    /// What its results are multiplied by.
+    after: f32,
     store: S,
 }
 
@@ -504,6 +506,9 @@ impl<S: Straight> Straight for Smooth<S> {
         // SAFETY: this function's contract.
         unsafe {
             activate(self.act, v);
+            for v in v.as_flattened_mut() {
+                *v = _mm256_mul_ps(*v, _mm256_set1_ps(self.after));
+            }
             self.store.rows(v, to, stride);
         }
     }

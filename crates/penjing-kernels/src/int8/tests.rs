@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    Clamp, Ctx, Isa,
+    Clamp, Ctx, Isa, Pool,
     conv::ConvShape,
     conv_last::Method,
     testing::{contexts, conv_shape as shape},
@@ -71,29 +71,32 @@ fn expected(
     e: &QEpilogue<'_>,
     grid: Option<Grid>,
 ) -> i32 {
-    let v = sum as f32 * (x_scale * e.w_scale[channel]) + e.bias.map_or(0.0, |b| b[channel]);
+    let smooth = !matches!(e.act, Activation::Clamp(_));
+    // Codes are quotients from the start, but for a function that needs real numbers.
+    let unit = grid.filter(|_| !smooth).map_or(1.0, |g| 1.0 / g.scale);
+    let bias = e.bias.map_or(0.0, |b| b[channel]);
+    let v = (sum as f32).mul_add(x_scale * e.w_scale[channel] * unit, bias * unit);
+    let int = |r: i32, scale: f32| (r as f32).mul_add(scale * unit, v);
     let v = match e.residual {
         None => v,
-        Some(QResidual::F32(r)) => v + r[i],
-        Some(QResidual::Int(QTensor { data: Bytes::I8(r), scale, zero })) => {
-            v + (i32::from(r[i]) - zero) as f32 * scale
-        }
-        Some(QResidual::Int(QTensor { data: Bytes::U8(r), scale, zero })) => {
-            v + (i32::from(r[i]) - zero) as f32 * scale
-        }
+        Some(QResidual::F32(r)) => r[i].mul_add(unit, v),
+        Some(QResidual::Int(QTensor { data: Bytes::I8(r), scale, zero })) => int(i32::from(r[i]) - zero, scale),
+        Some(QResidual::Int(QTensor { data: Bytes::U8(r), scale, zero })) => int(i32::from(r[i]) - zero, scale),
     };
     let v = match e.act {
-        Activation::Clamp(Clamp { min, .. }) if v <= min => min,
-        Activation::Clamp(Clamp { max, .. }) if v >= max => max,
+        Activation::Clamp(Clamp { min, .. }) if v <= min * unit => min * unit,
+        Activation::Clamp(Clamp { max, .. }) if v >= max * unit => max * unit,
         Activation::Clamp(_) => v,
-        smooth => {
+        function => {
             let mut v = [v];
-            smooth.apply(isa, &mut v);
+            function.apply(isa, &mut v);
             v[0]
         }
     };
-    // Products multiply by the reciprocal of the scale.
-    grid.map_or(v.to_bits() as i32, |g| onto_grid(v * (1.0 / g.scale), Grid { scale: 1.0, ..g }))
+    // A function's results are multiplied by the reciprocal of the scale.
+    grid.map_or(v.to_bits() as i32, |g| {
+        onto_grid(if smooth { v * (1.0 / g.scale) } else { v }, Grid { scale: 1.0, ..g })
+    })
 }
 
 /// Runs `f` for i8 and u8 activations and every kind of result, at every level and thread count, and compares with `want`,
@@ -191,6 +194,55 @@ fn qgemm_is_exact() {
                     (0..m * n).map(|i| (sum(i / n, i % n), i % n)).collect()
                 },
             );
+        }
+    }
+}
+
+/// Residuals that are no numbers, scales that no i32 or f32 has room for: every level stores what the definition does.
+#[test]
+fn extreme_reals_become_the_same_codes_at_every_level() {
+    let (m, n, k, pool) = (9, 36, 8, Pool::new(1));
+    let (x, w) = (bytes("x", m * k), bytes("w", k * n));
+    let reals: Vec<f32> = floats("residual", m * n, -9.0, 9.0)
+        .into_iter()
+        .enumerate()
+        .map(|(i, v)| match i % 11 {
+            0 => f32::NAN,
+            1 => f32::INFINITY,
+            2 => f32::NEG_INFINITY,
+            3 => 1e30,
+            _ => v,
+        })
+        .collect();
+    let ints = bytes("residual", m * n);
+    let unsigned: Vec<u8> = ints.iter().map(|&v| v as u8).collect();
+    let limits = [Activation::NONE, Activation::RELU, Activation::Clamp(Clamp { min: -3.3, max: 2.1 })];
+    let scales = [0.02, 0.3, 1e6, 1e19, 1e30, f32::INFINITY, f32::NAN];
+    for (form, case) in FORMS.into_iter().flat_map(|form| (0..4 * 3 * 7 * 3).map(move |case| (form, case))) {
+        let packed = PackedQGemm::new(form, k, n, &w, WeightLayout::Rows, ByteType::I8).unwrap();
+        let residual_scale = [0.031, 1e25, f32::NAN][case / 84];
+        let int = |data, zero| Some(QResidual::Int(QTensor { data, scale: residual_scale, zero }));
+        let residual =
+            [None, Some(QResidual::F32(&reals)), int(Bytes::I8(&ints), -9), int(Bytes::U8(&unsigned), 201)][case % 4];
+        let w_scale: Vec<f32> = (0..n).map(|j| if j % 3 == 0 { scales[case / 12 % 7] } else { 0.01 }).collect();
+        let e = QEpilogue { w_scale: &w_scale, bias: None, residual, act: limits[case / 4 % 3] };
+        for (scale, zero, limits) in [
+            (0.07, -5, Limits::I8_NARROW),
+            (0.07, 0, Limits::I8),
+            (1e-25, 9, Limits::I8),
+            (0.0, 1, Limits::I8),
+            (f32::NAN, 1, Limits::I8),
+        ] {
+            let x = QTensor { data: Bytes::I8(&x), scale: 0.013, zero: 4 };
+            let all = Isa::ALL.map(|isa| {
+                let cx = Ctx { isa, pool: &pool };
+                let (mut q, mut u) = (vec![99i8; m * n], vec![99u8; m * n]);
+                qgemm(cx, m, x, &packed, &e, QOut::I8(&mut q, Grid { scale, zero, limits })).unwrap();
+                let grid = Grid { scale, zero: zero + 5, limits: Limits::U8 };
+                qgemm(cx, m, x, &packed, &e, QOut::U8(&mut u, grid)).unwrap();
+                (q, u)
+            });
+            assert!(all.iter().all(|got| *got == all[0]), "{e:?}, scale {scale}, packed for {}", form.name());
         }
     }
 }

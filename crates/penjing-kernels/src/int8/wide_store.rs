@@ -8,7 +8,7 @@ use super::{
     rounding::Rounding,
 };
 use crate::{
-    Activation,
+    Activation, Clamp,
     gemm::tile::{Acc, MR, NR},
     isa::Fused,
     pool::Disjoint,
@@ -46,18 +46,20 @@ pub(super) trait WithStore {
 /// The host has `Isa::Avx512`.
 #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) unsafe fn with_store(finish: &QFinish<'_>, f: impl WithStore) {
-    let large = matches!(finish.residual, Some(QResidual::Int(r)) if r.scale.abs() >= Columns::LARGE);
+    let large = matches!(finish.residual, Some(QResidual::Int(_))) && !finish.columns.tame;
     // SAFETY: this function's contract.
     unsafe {
         match (finish.y, finish.residual, finish.columns.smooth) {
             (Out::F32(y), residual, None) if !large => added(finish, y, Reals::new(finish), residual, f),
             (Out::F32(y), None, Some(act)) => {
-                f.run(&Straight { finish, y, finished: Smooth { act, finished: Reals::new(finish) }, added: Nothing });
+                let finished = Smooth::new(finish, act, Reals::new(finish));
+                f.run(&Straight { finish, y, finished, added: Nothing });
             }
             (Out::Codes(y, ..), residual, smooth) => match (Codes::new(finish), residual, smooth) {
-                (Some(codes), residual, None) if !large => added(finish, y, codes, residual, f),
-                (Some(finished), None, Some(act)) => {
-                    f.run(&Straight { finish, y, finished: Smooth { act, finished }, added: Nothing });
+                (Some(codes), residual, None) => added(finish, y, codes, residual, f),
+                (Some(codes), None, Some(act)) => {
+                    let finished = Smooth::new(finish, act, codes);
+                    f.run(&Straight { finish, y, finished, added: Nothing });
                 }
                 _ => f.run(&Any(finish)),
             },
@@ -81,9 +83,13 @@ unsafe fn added<F: Finished>(
     unsafe {
         match residual {
             None => f.run(&Straight { finish, y, finished, added: Nothing }),
-            Some(QResidual::F32(r)) => f.run(&Straight { finish, y, finished, added: r }),
+            Some(QResidual::F32(r)) => {
+                let (unit, nan) =
+                    (_mm512_set1_ps(finish.columns.unit), finish.columns.nan().map(|v| _mm512_set1_ps(v)));
+                f.run(&Straight { finish, y, finished, added: Floats { r, unit, nan } });
+            }
             Some(QResidual::Int(QTensor { data, scale, zero })) => {
-                let (scale, zero) = (_mm512_set1_ps(scale), _mm512_set1_epi32(zero));
+                let (scale, zero) = (_mm512_set1_ps(scale * finish.columns.unit), _mm512_set1_epi32(zero));
                 match data {
                     Bytes::I8(r) => f.run(&Straight { finish, y, finished, added: Integers { r, scale, zero } }),
                     Bytes::U8(r) => f.run(&Straight { finish, y, finished, added: Integers { r, scale, zero } }),
@@ -124,18 +130,32 @@ impl Added for Nothing {
     }
 }
 
-impl Added for &[f32] {
+#[derive(Clone, Copy)]
+struct Floats<'a> {
+    r: &'a [f32],
+    unit: __m512,
+    /// What NaN becomes, unless it stays.
+    nan: Option<__m512>,
+}
+
+impl Added for Floats<'_> {
     type Element = f32;
 
     #[inline(always)]
     fn place(&self, at: usize, span: usize) -> *const f32 {
-        self[at..at + span].as_ptr()
+        self.r[at..at + span].as_ptr()
     }
 
     #[inline(always)]
     unsafe fn add(&self, v: __m512, at: *const f32, mask: __mmask16) -> __m512 {
         // SAFETY: this function's contract.
-        unsafe { _mm512_add_ps(v, _mm512_maskz_loadu_ps(mask, at)) }
+        unsafe {
+            let v = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(mask, at), self.unit, v);
+            match self.nan {
+                Some(nan) => _mm512_mask_mov_ps(v, _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v), nan),
+                None => v,
+            }
+        }
     }
 }
 
@@ -159,8 +179,7 @@ impl<B: Widen> Added for Integers<'_, B> {
         // SAFETY: this function's contract.
         unsafe {
             let codes = B::widen(_mm_maskz_loadu_epi8(mask, at.cast()));
-            let centred = _mm512_cvtepi32_ps(_mm512_sub_epi32(codes, self.zero));
-            _mm512_add_ps(v, _mm512_mul_ps(centred, self.scale))
+            _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(codes, self.zero)), self.scale, v)
         }
     }
 }
@@ -217,6 +236,7 @@ trait Finished: Copy {
 /// They are limited.
 #[derive(Clone, Copy)]
 struct Reals {
+    limited: bool,
     min: __m512,
     max: __m512,
 }
@@ -226,7 +246,7 @@ impl Reals {
     #[target_feature(enable = "avx512f")]
     fn new(finish: &QFinish<'_>) -> Reals {
         let clamp = finish.columns.clamp;
-        Reals { min: _mm512_set1_ps(clamp.min), max: _mm512_set1_ps(clamp.max) }
+        Reals { limited: clamp != Clamp::NONE, min: _mm512_set1_ps(clamp.min), max: _mm512_set1_ps(clamp.max) }
     }
 }
 
@@ -235,6 +255,9 @@ impl Reals {
     /// The host has `Isa::Avx512`.
     #[inline(always)]
     unsafe fn limit(&self, v: __m512) -> __m512 {
+        if !self.limited {
+            return v;
+        }
         // SAFETY: this function's contract. Comparisons that are false for NaN keep it.
         unsafe {
             let v = _mm512_mask_mov_ps(v, _mm512_cmp_ps_mask::<_CMP_LE_OQ>(v, self.min), self.min);
@@ -263,17 +286,19 @@ impl Finished for Reals {
     }
 }
 
-/// They are rounded to codes of either type.
+/// They are quotients, and become codes of either type.
 #[derive(Clone, Copy)]
 pub(super) struct Codes {
-    pub(super) inverse: __m512,
-    /// The greatest quotient; the least needs no care, since what is too small for an i32 becomes the least i32.
-    pub(super) most: __m512,
+    /// The greatest quotient, or none where they fit an i32; the least needs no care, since what is too small for an i32 becomes the
+    /// least i32.
+    most: Option<__m512>,
     /// Of u8 codes: those of i8 are computed with a zero point that is greater by 128, and their highest bit is inverted.
     pub(super) zero: __m512i,
-    pub(super) lo: __m512i,
-    pub(super) hi: __m512i,
-    pub(super) flip: __m512i,
+    /// Whether all u8 are codes.
+    all: bool,
+    lo: __m512i,
+    hi: __m512i,
+    flip: __m512i,
     /// Quarters of four registers, which packing has interleaved, one after the other.
     order: __m512i,
 }
@@ -283,24 +308,24 @@ impl Codes {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
     pub(super) fn new(finish: &QFinish<'_>) -> Option<Codes> {
-        let Out::Codes(_, byte, rounding) = finish.y else {
+        let (Out::Codes(_, byte, _), c) = (finish.y, finish.columns) else {
             return None;
         };
-        let r = rounding.within(finish.columns.clamp).filter(|_| finish.columns.tame)?;
-        Some(Codes::of(*byte, &r))
+        c.rounding(finish.y).map(|r| Codes::of(*byte, &r, c.fits))
     }
 
+    /// For quotients that may or do fit an i32.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw")]
-    pub(super) fn of(byte: ByteType, r: &Rounding) -> Codes {
-        let shift = if byte == ByteType::I8 { 128 } else { 0 };
-        let code = |limit: f32| _mm512_set1_epi8((limit.round_ties_even() as i32 + r.zero + shift) as u8 as i8);
+    pub(super) fn of(byte: ByteType, r: &Rounding, fit: bool) -> Codes {
+        let shift = byte.flip();
+        let code = |limit: f32| (limit.round_ties_even() as i32 + r.zero + shift) as u8;
         Codes {
-            inverse: _mm512_set1_ps(r.inverse),
-            most: _mm512_set1_ps(r.hi),
+            most: if fit { None } else { Some(_mm512_set1_ps(r.hi)) },
             zero: _mm512_set1_epi16((r.zero + shift) as i16),
-            lo: code(r.lo),
-            hi: code(r.hi),
+            all: [shift as u8, code(r.lo), code(r.hi)] == [0, u8::MIN, u8::MAX],
+            lo: _mm512_set1_epi8(code(r.lo) as i8),
+            hi: _mm512_set1_epi8(code(r.hi) as i8),
             flip: _mm512_set1_epi8(shift as u8 as i8),
             order: _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15),
         }
@@ -311,32 +336,34 @@ impl Codes {
     /// # Safety
     /// The host has `Isa::Avx512`.
     #[inline(always)]
-    unsafe fn bytes(&self, v: [__m512; 4]) -> __m512i {
+    pub(super) unsafe fn bytes(&self, v: [__m512; 4]) -> __m512i {
         // SAFETY: this function's contract.
-        unsafe {
-            let mut q = [_mm512_setzero_ps(); 4];
-            for i in 0..4 {
-                q[i] = _mm512_min_ps(_mm512_mul_ps(v[i], self.inverse), self.most);
-            }
-            self.pack(q)
-        }
+        unsafe { _mm512_permutexvar_epi32(self.order, self.interleaved(v)) }
     }
 
-    /// The codes of four registers of quotients, none of which is greater than the greatest.
+    /// The codes of four registers: four of each, and over again.
     ///
     /// # Safety
     /// The host has `Isa::Avx512`.
     #[inline(always)]
-    pub(super) unsafe fn pack(&self, q: [__m512; 4]) -> __m512i {
+    pub(super) unsafe fn interleaved(&self, mut v: [__m512; 4]) -> __m512i {
         // SAFETY: this function's contract.
         unsafe {
+            if let Some(most) = self.most {
+                for i in 0..4 {
+                    v[i] = _mm512_min_ps(v[i], most);
+                }
+            }
             let mut codes = [_mm512_setzero_si512(); 4];
             for i in 0..4 {
-                codes[i] = _mm512_cvtps_epi32(q[i]);
+                codes[i] = _mm512_cvtps_epi32(v[i]);
             }
             let even = _mm512_adds_epi16(_mm512_packs_epi32(codes[0], codes[1]), self.zero);
             let odd = _mm512_adds_epi16(_mm512_packs_epi32(codes[2], codes[3]), self.zero);
-            let bytes = _mm512_permutexvar_epi32(self.order, _mm512_packus_epi16(even, odd));
+            let bytes = _mm512_packus_epi16(even, odd);
+            if self.all {
+                return bytes;
+            }
             _mm512_xor_si512(_mm512_min_epu8(_mm512_max_epu8(bytes, self.lo), self.hi), self.flip)
         }
     }
@@ -381,7 +408,17 @@ impl Finished for Codes {
 #[derive(Clone, Copy)]
 struct Smooth<F> {
     act: Activation,
+    /// What its results are multiplied by.
+    after: __m512,
     finished: F,
+}
+
+impl<F> Smooth<F> {
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn new(finish: &QFinish<'_>, act: Activation, finished: F) -> Smooth<F> {
+        Smooth { act, after: _mm512_set1_ps(finish.columns.after), finished }
+    }
 }
 
 impl<F: Finished> Finished for Smooth<F> {
@@ -392,7 +429,12 @@ impl<F: Finished> Finished for Smooth<F> {
     #[inline(always)]
     unsafe fn prepare(&self, v: &mut [[__m512; 4]]) {
         // SAFETY: this function's contract.
-        unsafe { activate(self.act, v) };
+        unsafe {
+            activate(self.act, v);
+            for v in v.as_flattened_mut() {
+                *v = _mm512_mul_ps(*v, self.after);
+            }
+        }
     }
 
     #[inline(always)]
@@ -458,7 +500,7 @@ impl<F: Finished, A: Added> Straight<'_, F, A> {
         // SAFETY: this function's contract.
         unsafe {
             let sum = _mm512_cvtepi32_ps(_mm512_load_si512(sums.cast()));
-            self.added.add(_mm512_add_ps(_mm512_mul_ps(sum, scale), bias), added, mask)
+            self.added.add(_mm512_fmadd_ps(sum, scale, bias), added, mask)
         }
     }
 

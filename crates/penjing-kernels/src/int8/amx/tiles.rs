@@ -37,12 +37,14 @@ impl Tiles {
         let segments = segments(rows);
         let most = rows.bases.len().div_ceil(ROWS) + segments.len();
         let mut made = Tiles { tiles: Vec::with_capacity(most), pieces: Vec::with_capacity(most + segments.len()) };
-        for chain in segments.chunk_by(Segment::goes_on_in) {
+        for chain in segments.chunk_by(|_, next| next.place > 0) {
             let apart: usize = chain.iter().map(|segment| segment.rows.len().div_ceil(ROWS)).sum();
             if places(chain).div_ceil(ROWS) < apart {
                 made.push(chain);
             } else {
-                chain.chunks(1).for_each(|segment| made.push(segment));
+                for segment in chain {
+                    made.push(&[Segment { place: 0, ..segment.clone() }]);
+                }
             }
         }
         made
@@ -50,32 +52,35 @@ impl Tiles {
 
     /// Cuts the places of a chain into tiles of one height; the last may begin with places of the one before.
     fn push(&mut self, chain: &[Segment]) {
-        let (first, count) = (&chain[0], places(chain));
+        let (&Segment { base, stride, .. }, count) = (&chain[0], places(chain));
         let height = count.div_ceil(count.div_ceil(ROWS));
         for start in (0..count).step_by(height) {
             let (end, at) = (count.min(start + height), start.min(count - height));
             let known = self.pieces.len();
             for segment in chain {
-                let begin = first.places_to(segment);
-                let (from, to) = (begin.max(start), (begin + segment.rows.len()).min(end));
+                let (from, to) = (segment.place.max(start), (segment.place + segment.rows.len()).min(end));
                 if from < to {
-                    let row = segment.rows.start + from - begin;
-                    self.pieces.push(Piece { first: row, rows: to - from, at: from - at });
+                    let first = segment.rows.start + from - segment.place;
+                    self.pieces.push(Piece { first, rows: to - from, at: from - at });
                 }
             }
             let pieces = known..self.pieces.len();
-            self.tiles.push(Tile { rows: height, base: first.base + at * first.stride, stride: first.stride, pieces });
+            self.tiles.push(Tile { rows: height, base: base + at * stride, stride, pieces });
         }
     }
 }
 
 /// Rows at equal distances.
+#[derive(Clone)]
 struct Segment {
     rows: Range<usize>,
     /// Where the first row begins.
     base: usize,
     /// From row to row; 0 if there is but one.
     stride: usize,
+    /// Places from the first row of its chain to its own; chains are segments whose rows lie at places of the one before, and not far
+    /// away.
+    place: usize,
 }
 
 impl Segment {
@@ -84,18 +89,15 @@ impl Segment {
         self.base + self.rows.len() * self.stride
     }
 
-    /// Places from this segment's first to that of a later one of its chain.
-    fn places_to(&self, later: &Segment) -> usize {
-        (later.base - self.base).checked_div(self.stride).unwrap_or(0)
-    }
-
-    /// Whether the next segment's rows lie at places of this one, and not far away.
-    fn goes_on_in(&self, next: &Segment) -> bool {
+    /// The place of a segment from `base` on in this one's chain, or 0 for the first of another.
+    fn place_after(&self, base: usize, stride: usize) -> usize {
         let last = self.base + (self.rows.len() - 1) * self.stride;
-        let gap = next.base.saturating_sub(last);
-        (self.stride == next.stride || next.stride == 0)
-            && gap.checked_rem(self.stride) == Some(0)
-            && (1..=GAP).contains(&(gap / self.stride))
+        let gap = base.saturating_sub(last);
+        if self.stride == 0 || (stride != self.stride && stride != 0) || gap > GAP * self.stride {
+            return 0;
+        }
+        let (places, between) = (gap / self.stride, gap % self.stride);
+        if places > 0 && between == 0 { self.place + self.rows.len() - 1 + places } else { 0 }
     }
 }
 
@@ -110,9 +112,14 @@ fn segments(rows: &Rows<'_, u8>) -> Vec<Segment> {
         match segments.last_mut() {
             Some(last) if last.next() == base && (line.len() == 1 || stride == last.stride) => last.rows.end = end,
             Some(last) if last.rows.len() == 1 && line.len() == 1 && last.base < base => {
-                *last = Segment { rows: last.rows.start..end, base: last.base, stride: base - last.base };
+                last.rows.end = end;
+                // The chain before may have another stride.
+                (last.stride, last.place) = (base - last.base, 0);
             }
-            _ => segments.push(Segment { rows: start..end, base, stride }),
+            last => {
+                let place = last.map_or(0, |last| last.place_after(base, stride));
+                segments.push(Segment { rows: start..end, base, stride, place });
+            }
         }
         start = end;
     }
@@ -121,13 +128,13 @@ fn segments(rows: &Rows<'_, u8>) -> Vec<Segment> {
 
 /// Places from the first row of a chain to its last.
 fn places(chain: &[Segment]) -> usize {
-    let last = &chain[chain.len() - 1];
-    chain[0].places_to(last) + last.rows.len()
+    chain.last().map_or(0, |last| last.place + last.rows.len())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::igemm::Bases;
 
     /// Bases of `lines` lines of `line` rows, `pitch` apart, and of images of so many lines.
     fn bases(images: usize, lines: usize, line: usize, stride: usize, pitch: usize, image: usize) -> Vec<usize> {
@@ -150,7 +157,7 @@ mod tests {
             (2, 1, 20, 0, 0, 0),
         ] {
             let bases = bases(images, lines, line, stride, pitch, image);
-            let rows = Rows { data: &[], bases: &bases, offsets: &[], line };
+            let rows = Rows { data: &[], bases: Bases::new(&bases), offsets: &[], line };
             let Tiles { tiles, pieces } = Tiles::new(&rows);
             let farthest = bases.iter().max().copied().unwrap_or(0);
             let mut seen = vec![0; bases.len()];
@@ -171,7 +178,7 @@ mod tests {
     #[test]
     fn short_lines_share_tiles() {
         let bases = bases(1, 7, 7, 64, 9 * 64, 0);
-        let tiles = Tiles::new(&Rows { data: &[], bases: &bases, offsets: &[], line: 7 }).tiles;
+        let tiles = Tiles::new(&Rows { data: &[], bases: Bases::new(&bases), offsets: &[], line: 7 }).tiles;
         assert_eq!(tiles.len(), 4, "61 places");
     }
 }

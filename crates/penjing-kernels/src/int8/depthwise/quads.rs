@@ -163,13 +163,14 @@ mod x86 {
         finish: &QFinish<'_>,
     ) -> bool {
         let columns = finish.columns;
+        if finish.residual.is_some() {
+            return false;
+        }
         // SAFETY: this function's contract.
         unsafe {
-            match (finish.y, Codes::new(finish).filter(|_| finish.residual.is_none())) {
+            match (finish.y, Codes::new(finish)) {
                 (Out::Codes(y, ..), Some(codes)) => all::<FLIP, _>(pool, n, task, columns, Rounded { y, codes }),
-                (Out::F32(y), _) if finish.residual.is_none() => {
-                    all::<FLIP, _>(pool, n, task, columns, Reals::new(y, columns.clamp));
-                }
+                (Out::F32(y), _) => all::<FLIP, _>(pool, n, task, columns, Reals::new(y, columns.clamp)),
                 _ => return false,
             }
         }
@@ -190,7 +191,7 @@ mod x86 {
             match columns.smooth {
                 None => pool.run(n, &|i| panels::<FLIP, _>(&task(i), columns, &store)),
                 Some(act) => {
-                    let store = Smooth { act, store };
+                    let store = Smooth { act, after: columns.after, store };
                     pool.run(n, &|i| panels::<FLIP, _>(&task(i), columns, &store));
                 }
             }
@@ -276,7 +277,7 @@ mod x86 {
             // SAFETY: this function's contract.
             unsafe {
                 let (scale, bias) = (_mm512_castsi512_ps(self.scale[j]), _mm512_castsi512_ps(self.bias[j]));
-                _mm512_add_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(sums), scale), bias)
+                _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums), scale, bias)
             }
         }
     }
@@ -474,21 +475,15 @@ mod x86 {
 
         #[inline(always)]
         unsafe fn put(&self, y: *mut u8, v: [__m512; 4]) {
-            let c = &self.codes;
             // SAFETY: this function's contract.
-            unsafe {
-                let code = |j: usize| _mm512_cvtps_epi32(_mm512_min_ps(_mm512_mul_ps(v[j], c.inverse), c.most));
-                let low = _mm512_adds_epi16(_mm512_packs_epi32(code(0), code(1)), c.zero);
-                let high = _mm512_adds_epi16(_mm512_packs_epi32(code(2), code(3)), c.zero);
-                let codes = _mm512_min_epu8(_mm512_max_epu8(_mm512_packus_epi16(low, high), c.lo), c.hi);
-                _mm512_storeu_si512(y.cast(), _mm512_xor_si512(codes, c.flip));
-            }
+            unsafe { _mm512_storeu_si512(y.cast(), self.codes.interleaved(v)) };
         }
     }
 
     /// Results in f32.
     struct Reals<'a> {
         y: &'a Disjoint<'a, f32>,
+        limited: bool,
         min: __m512,
         max: __m512,
     }
@@ -497,7 +492,7 @@ mod x86 {
         #[inline]
         #[target_feature(enable = "avx512f")]
         fn new<'a>(y: &'a Disjoint<'a, f32>, clamp: Clamp) -> Reals<'a> {
-            Reals { y, min: _mm512_set1_ps(clamp.min), max: _mm512_set1_ps(clamp.max) }
+            Reals { y, limited: clamp != Clamp::NONE, min: _mm512_set1_ps(clamp.min), max: _mm512_set1_ps(clamp.max) }
         }
     }
 
@@ -514,9 +509,12 @@ mod x86 {
             for j in 0..4 {
                 // SAFETY: this function's contract.
                 unsafe {
-                    // Comparisons that are false for NaN keep it.
-                    let v = _mm512_mask_mov_ps(v[j], _mm512_cmp_ps_mask::<_CMP_LE_OQ>(v[j], self.min), self.min);
-                    let v = _mm512_mask_mov_ps(v, _mm512_cmp_ps_mask::<_CMP_GE_OQ>(v, self.max), self.max);
+                    let mut v = v[j];
+                    if self.limited {
+                        // Comparisons that are false for NaN keep it.
+                        v = _mm512_mask_mov_ps(v, _mm512_cmp_ps_mask::<_CMP_LE_OQ>(v, self.min), self.min);
+                        v = _mm512_mask_mov_ps(v, _mm512_cmp_ps_mask::<_CMP_GE_OQ>(v, self.max), self.max);
+                    }
                     let y = y.add(4 * j);
                     _mm_storeu_ps(y, _mm512_castps512_ps128(v));
                     _mm_storeu_ps(y.add(16), _mm512_extractf32x4_ps::<1>(v));
@@ -530,6 +528,8 @@ mod x86 {
     /// Results that a function is applied to before `store` has them.
     struct Smooth<S> {
         act: Activation,
+        /// What its results are multiplied by.
+        after: f32,
         store: S,
     }
 
@@ -546,6 +546,9 @@ mod x86 {
             // SAFETY: this function's contract.
             unsafe {
                 activate(self.act, std::slice::from_mut(&mut v));
+                for v in &mut v {
+                    *v = _mm512_mul_ps(*v, _mm512_set1_ps(self.after));
+                }
                 self.store.put(y, v);
             }
         }
