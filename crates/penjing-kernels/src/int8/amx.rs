@@ -25,6 +25,8 @@ const ROWS: usize = 16;
 const TILES: usize = 4;
 /// Lines of memory that are asked for together.
 const LINES: usize = 4;
+/// Bytes of weights that stay in the first-level cache.
+const NEAR: usize = 1 << 15;
 
 /// Some rows by some panels.
 pub(super) struct Task<'a> {
@@ -92,33 +94,38 @@ impl Task<'_> {
         };
         let mut panel = self.panels.start;
         while panel < self.panels.end {
-            let (high, wide) = shape(tiles.len(), self.panels.end - panel);
-            let col = panel * NR;
-            let cols = (wide * NR).min(self.n - col);
-            frame.start = store.start(col);
-            frame.weights = self.weights[panel * panel_steps..(panel + wide) * panel_steps].as_ptr();
+            let left = self.panels.end - panel;
+            let (high, wide) = shape(tiles.len(), left);
+            // Panels that stay near while the tiles pass by, so that neighbouring results are stored together.
+            let near = (NEAR / frame.panel.max(1)).clamp(wide, left) / wide * wide;
             // The panels to come are asked for in equal parts while these are used.
-            let next = wide.min(self.panels.end - panel - wide) * self.chunk;
-            frame.ahead = frame.weights.wrapping_add(wide * panel_steps);
-            frame.lines = next.div_ceil(tiles.len().div_ceil(high)).next_multiple_of(LINES);
+            let next = near.min(left - near) * self.chunk;
+            frame.ahead = self.weights.as_ptr().wrapping_add((panel + near) * panel_steps);
+            frame.lines = next.div_ceil(tiles.len().div_ceil(high) * (near / wide)).next_multiple_of(LINES);
             for tiles in tiles.chunks(high) {
                 for (i, tile) in tiles.iter().enumerate() {
                     frame.rows[i] = self.rows.data.as_ptr().wrapping_add(tile.base);
                     frame.strides[i] = tile.stride;
                 }
-                // SAFETY: this method's contract. The kernel writes the sums of each row of each tile.
-                unsafe {
-                    kernel(self.x, tiles.len(), wide)(&frame);
-                    for (i, tile) in tiles.iter().enumerate() {
-                        for piece in &pieces[tile.pieces.clone()] {
-                            let sums = frame.sums.cast::<i32>().add((i * ROWS + piece.at) * wide * NR);
-                            store.put(piece.first..piece.first + piece.rows, col, cols, sums, wide * NR);
+                for panel in (panel..panel + near).step_by(wide) {
+                    let col = panel * NR;
+                    let cols = (wide * NR).min(self.n - col);
+                    frame.start = store.start(col);
+                    frame.weights = self.weights[panel * panel_steps..(panel + wide) * panel_steps].as_ptr();
+                    // SAFETY: this method's contract. The kernel writes the sums of each row of each tile.
+                    unsafe {
+                        kernel(self.x, tiles.len(), wide)(&frame);
+                        for (i, tile) in tiles.iter().enumerate() {
+                            for piece in &pieces[tile.pieces.clone()] {
+                                let sums = frame.sums.cast::<i32>().add((i * ROWS + piece.at) * wide * NR);
+                                store.put(piece.first..piece.first + piece.rows, col, cols, sums, wide * NR);
+                            }
                         }
                     }
+                    frame.ahead = frame.ahead.wrapping_add(frame.lines * self.offsets.len());
                 }
-                frame.ahead = frame.ahead.wrapping_add(frame.lines * self.offsets.len());
             }
-            panel += wide;
+            panel += near;
         }
     }
 }

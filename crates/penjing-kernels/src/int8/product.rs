@@ -25,8 +25,8 @@ use std::ops::Range;
 pub(super) const GROUP: usize = 4;
 /// Most steps of a chunk: a register of AMX is 64 bytes deep.
 const CHUNK: usize = 16;
-/// Tasks that a convolution is cut into at least, down to short ones.
-const MANY_TASKS: usize = 16;
+/// Tasks that a convolution is cut into for each of several threads at least, down to short ones.
+const TASKS_PER_THREAD: usize = 2;
 /// Rows of a short task, for which weights are read often.
 const SHORT_TASK: usize = 49;
 /// Rows of a long task, whose windows stay in the second-level cache.
@@ -301,7 +301,7 @@ impl GroupWeights for PackedProduct {
     /// Longer tasks share more of their windows; shorter ones busy more threads.
     fn task_rows(&self, pixels: usize, threads: usize) -> usize {
         let longest = LONG_TASK.max(WINDOWS / (self.runs * self.run_len).max(1)).min(LONGEST_TASK);
-        let tasks = if threads == 1 { 1 } else { MANY_TASKS };
+        let tasks = if threads == 1 { 1 } else { TASKS_PER_THREAD * threads };
         (pixels / tasks).clamp(SHORT_TASK, longest)
     }
 
