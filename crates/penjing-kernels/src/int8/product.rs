@@ -87,7 +87,7 @@ impl Chunks {
     /// Whether AMX is the faster way to multiply by `n` columns: its chunks are deep, and so is the product or there are many columns.
     /// (Measured: below, the time goes to loading, storing and rounding sums, and `vpdpbusd` has less of that.)
     fn pay(n: usize, [runs, run_len]: [usize; 2]) -> bool {
-        run_len >= 32 && runs * run_len >= 64 && (runs > 1 || run_len >= 256 || n >= 64)
+        run_len >= 16 && runs * run_len >= 64 && (runs > 1 || run_len >= 256 || n >= 64)
     }
 
     /// The run's step that a chunk begins with.
