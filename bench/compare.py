@@ -1,7 +1,8 @@
 """Inference on the same CPU: Penjing against its peers, interleaved, float32 and int8, one and two threads.
 
 Builds what is missing (models, int8 files, the Rust peers), then measures. In each round every engine runs the model in turn; only
-one runs at a time. Latency: median over the rounds of each round's median, and the fastest run of all. Load time (the best of three)
+one runs at a time. Latency: median over the rounds of each round's median, and the fastest run of all. A ratio is the median over the
+rounds of that round's, since machines that are shared change their speed. Load time (the best of three)
 and peak memory (the least of three, less that of an idle process that only imports) come from fresh processes. The limit of the
 machine is measured by Penjing in every round. Results go to out/compare.json as they come, and an interrupted run goes on from there
 (--fresh starts over); the tables of BENCHMARKS.md are written from that file. With --as-avx2 all engines see a processor without
@@ -77,9 +78,11 @@ def measure(case: Case, peers: list[str], binary: Path, args: argparse.Namespace
 
 def figures(times: list[list[float]], fresh: list[Ready]) -> dict[str, Any]:
     """What stands in compare.json for one engine."""
+    by_round = [statistics.median(turn) for turn in times]
     return {
         "version": fresh[0].version,
-        "median_ms": statistics.median(statistics.median(turn) for turn in times),
+        "round_ms": by_round,
+        "median_ms": statistics.median(by_round),
         "min_ms": min(min(turn) for turn in times),
         "load_ms": min(ready.load_ms for ready in fresh),
         "memory_mb": min(ready.memory_mb for ready in fresh),

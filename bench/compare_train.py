@@ -1,8 +1,9 @@
 """One training step (forward, backward, update) on the same CPU: Penjing against eager PyTorch, interleaved, two threads.
 
 Both do the same work on the same seeded inputs: training.py says which. Times are medians over the rounds of each round's median; the
-ratio is PyTorch's / Penjing's. Peak memory is that of the whole process, for PyTorch less that of the process after its imports.
-Writes the training section of BENCHMARKS.md, or with --as-avx2 that of AVX2. Exit 1 when the geometric mean or a ratio is below its bar.
+ratio is PyTorch's / Penjing's, the median of the rounds'. Peak memory is that of the whole process, for PyTorch less that of the
+process after its imports. Writes the training section of BENCHMARKS.md, or with --as-avx2 that of AVX2. Exit 1 when the geometric
+mean or a ratio is below its bar.
 """
 
 import argparse
@@ -39,11 +40,8 @@ class Row:
     share_of_peak: float
     peak_gflops: float
     version: str
-
-    @property
-    def ratio(self) -> float:
-        """PyTorch's time / Penjing's."""
-        return self.peer_ms / self.own_ms
+    # PyTorch's time / Penjing's, the median of the rounds'.
+    ratio: float
 
 
 def measure(step: Step, binary: Path, threads: int, rounds: int, budget_ms: float) -> Row:
@@ -63,14 +61,16 @@ def measure(step: Step, binary: Path, threads: int, rounds: int, budget_ms: floa
             reports.append(bench_training(binary, model, inputs, step.batch, step.optimizer, threads, runs))
         said = peer.said
         peer.close()
-    own_ms = statistics.median(report["median_ms"] for report in reports)
+    own, peers = [report["median_ms"] for report in reports], [statistics.median(turn) for turn in theirs]
+    own_ms = statistics.median(own)
     peak = max(report["fma_peak_gflops"] for report in reports)
     flop = 2 * sum(layer["macs"] for layer in reports[-1]["per_layer"])
     return Row(
         step, own_ms, min(report["times_ms"][0] for report in reports),
-        statistics.median(map(statistics.median, theirs)), min(map(min, theirs)),
+        statistics.median(peers), min(map(min, theirs)),
         min(report["peak_rss_mb"] for report in reports), said["peak_mb"] - said["idle_mb"],
-        flop / own_ms / 1e6 / peak, peak, said["version"])
+        flop / own_ms / 1e6 / peak, peak, said["version"],
+        statistics.median(theirs / ours for theirs, ours in zip(peers, own)))
 
 
 def section(rows: list[Row], args: argparse.Namespace) -> str:

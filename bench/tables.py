@@ -1,6 +1,7 @@
 """The inference sections of BENCHMARKS.md, from the figures that compare.py collects."""
 
 import math
+import statistics
 from typing import Any
 
 from engines import LABELS, PEERS, PENJING, Case
@@ -20,10 +21,10 @@ def median(line: Line, engine: str) -> float | None:
 
 
 def ratio(line: Line) -> float | None:
-    """Best peer's latency / Penjing's."""
-    peers = [ms for peer in PEERS if (ms := median(line, peer)) is not None]
-    own = median(line, PENJING)
-    return min(peers) / own if peers and own else None
+    """Best peer's latency / Penjing's: the median over the rounds of that in a round, whose runs follow each other."""
+    rounds = {engine: found["round_ms"] for engine, found in line["engines"].items() if "round_ms" in found}
+    own = rounds.pop(PENJING, None)
+    return statistics.median(min(peers) / ms for ms, *peers in zip(own, *rounds.values())) if own and rounds else None
 
 
 def geometric_mean(values: list[float]) -> float:
@@ -77,9 +78,10 @@ def opening(title: str, results: dict[str, Any], cases: list[tuple[Case, Line]])
     """What was measured, and what the columns mean."""
     return f"""## {title}
 
-{measured_on(results, cases, "")} Latency in ms: median over the rounds (fastest run). *Ratio*: the best peer's median / Penjing's.
-*Of limit*: Penjing's operations a second (2 for a multiply-add) / the multiply-add peak measured in the same run. *Floor*: the larger
-of operations at that peak and weights at the speed of L3 (or of DRAM where they do not fit) on the reference machine."""
+{measured_on(results, cases, "")} Latency in ms: median over the rounds (fastest run). *Ratio*: the best peer's latency / Penjing's,
+the median of the rounds' (in each round, all engines run in turn). *Of limit*: Penjing's operations a second (2 for a multiply-add) / the
+multiply-add peak measured in the same run. *Floor*: the larger of operations at that peak and weights at the speed of L3 (or of DRAM where
+they do not fit) on the reference machine."""
 
 
 def opening_avx2(results: dict[str, Any], cases: list[tuple[Case, Line]]) -> str:
