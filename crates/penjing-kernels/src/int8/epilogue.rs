@@ -23,7 +23,7 @@ pub(super) struct Columns {
     pub(super) unit: f32,
     /// x scale · w scale · unit, padded by a tile.
     pub(super) scale: Vec<f32>,
-    /// bias · unit
+    /// (bias − residual zero point · residual scale) · unit
     pub(super) bias: Vec<f32>,
     /// −(zero + shift)·Σ w
     pub(super) constant: Vec<i32>,
@@ -60,14 +60,17 @@ impl Columns {
         }
         let padded = sums.len() + NR;
         let mut scale: Vec<f32> = e.w_scale.iter().map(|&s| x.scale * s).collect();
-        let mut bias = e.bias.map_or_else(Vec::new, <[f32]>::to_vec);
+        let (added, centre) = match e.residual {
+            Some(QResidual::Int(r)) => (r.scale, r.zero as f32),
+            _ => (0.0, 0.0),
+        };
+        // The residual's zero point is the bias's part.
+        let centred = |bias: f32| centre.mul_add(-added, bias);
+        let mut bias = e.bias.map_or_else(|| vec![0.0; sums.len()], <[f32]>::to_vec);
+        bias.iter_mut().for_each(|bias| *bias = centred(*bias));
         // The result of all terms fits an i32, so wrapping in between does no harm.
         let mut constant: Vec<i32> = sums.iter().map(|&s| s.wrapping_mul(zero).wrapping_neg()).collect();
         let (clamp, smooth) = e.act.parts();
-        let added = match e.residual {
-            Some(QResidual::Int(r)) => r.scale,
-            _ => 0.0,
-        };
         // The greatest numbers in units; NaN is no number.
         let greatest = |of: &[f32], unit: f32| of.iter().fold(0.0, |most: f32, v| most.max((v * unit).abs()));
         let known = |of: &[f32]| of.iter().all(|v| v.is_finite());
@@ -82,7 +85,7 @@ impl Columns {
         let after = rounding.filter(|_| smooth.is_some()).map_or(1.0, |r| r.inverse);
         let unit = quotients.map_or(1.0, |r| r.inverse);
         let (tame, [s, b, a]) = (tame(unit), greatest(unit));
-        // Sums are below 2³¹, codes less their zero point below 2⁹; together below 2³¹.
+        // Sums are below 2³¹, codes below 2⁸; together below 2³¹.
         let fits = quotients.is_some() && s < 0.25 && b < (1 << 28) as f32 && a < (1 << 18) as f32;
         scale.iter_mut().chain(&mut bias).for_each(|v| *v *= unit);
         scale.resize(padded, 0.0);
@@ -120,16 +123,16 @@ impl Columns {
 }
 
 impl QResidual<'_> {
-    /// `v[j] += residual[at + j] · unit` for j < cols.
+    /// `v[j] += residual[at + j] · unit` for j < cols, but for its zero point.
     #[inline(always)]
     fn add(self, at: usize, cols: usize, unit: f32, v: &mut [f32; NR]) {
         match self {
             QResidual::F32(r) => add(&r[at..at + cols], unit, v, |r| r),
-            QResidual::Int(QTensor { data: Bytes::I8(r), scale, zero }) => {
-                add(&r[at..at + cols], scale * unit, v, |r| (i32::from(r) - zero) as f32);
+            QResidual::Int(QTensor { data: Bytes::I8(r), scale, .. }) => {
+                add(&r[at..at + cols], scale * unit, v, f32::from)
             }
-            QResidual::Int(QTensor { data: Bytes::U8(r), scale, zero }) => {
-                add(&r[at..at + cols], scale * unit, v, |r| (i32::from(r) - zero) as f32);
+            QResidual::Int(QTensor { data: Bytes::U8(r), scale, .. }) => {
+                add(&r[at..at + cols], scale * unit, v, f32::from)
             }
         }
     }

@@ -1,10 +1,10 @@
 //! int8 kernels, exact at every level: i32 sums, one f32 scale and bias a channel, round half to even, saturate.
 //!
 //! Bytes are multiplied as bytes: by AMX (`amx`), with `vpdpbusd` (`dots`), or with `vpmaddubsw` (`tile`) and weights packed once so that no sum
-//! leaves its 16 bits (`steps`). A result is `act(fma(sum, sx·sw, bias) + residual)`, each operation rounded to f32 and
-//! `fma(q − zero, scale, ·)` the sum with an integer residual. For an int8 result everything real that goes in, limits as well, is
-//! first multiplied by the inverse of its scale, and the result is `saturate(round(v) + zero)`. An activation beyond limits is the level's
-//! function of [`Activation`]; its results are multiplied by that inverse instead.
+//! leaves its 16 bits (`steps`). A result is `act(fma(sum, sx·sw, bias) + residual)`, each operation rounded to f32; with a residual
+//! of integers r it is `act(fma(r, sr, fma(sum, sx·sw, bias − zr·sr)))`. For an int8 result everything real that goes in, limits as
+//! well, is first multiplied by the inverse of its scale, and the result is `saturate(round(v) + zero)`. An activation beyond limits is
+//! the level's function of [`Activation`]; its results are multiplied by that inverse instead.
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
@@ -235,7 +235,7 @@ impl QOut<'_> {
 pub enum QResidual<'a> {
     /// Real numbers.
     F32(&'a [f32]),
-    /// `(q − zero) · scale`, rounded together with the sum.
+    /// `(q − zero) · scale`
     Int(QTensor<'a>),
 }
 

@@ -72,9 +72,9 @@ pub(super) unsafe fn with_stores<const N: usize>(
                         }
                     }
                 }
-                (Some(codes), Some(QResidual::Int(QTensor { data: Bytes::U8(r), scale, zero })), None) => {
+                (Some(codes), Some(QResidual::Int(QTensor { data: Bytes::U8(r), scale, .. })), None) => {
                     let scale = _mm256_set1_ps(scale * finish.columns.unit);
-                    let residual = CodeResidual { r, scale, zero: _mm256_set1_epi32(zero) };
+                    let residual = CodeResidual { r, scale };
                     f.run(&panels.map(|p| Rounded { panel: panel(p), codes, y, residual }));
                 }
                 _ => f.run(&panels.map(|(col, cols)| Any { finish, col, cols })),
@@ -137,7 +137,7 @@ impl Panel {
     }
 }
 
-/// A tensor that is added to the results, or none.
+/// A tensor that is added to the results, but for its zero point, or none.
 trait Residual {
     type Element: Pod;
 
@@ -191,7 +191,6 @@ impl Residual for RealResidual<'_> {
 struct CodeResidual<'a> {
     r: &'a [u8],
     scale: __m256,
-    zero: __m256i,
 }
 
 impl Residual for CodeResidual<'_> {
@@ -208,8 +207,7 @@ impl Residual for CodeResidual<'_> {
             // SAFETY: this function's contract.
             unsafe {
                 let wide = _mm256_cvtepu8_epi32(_mm_loadl_epi64(at.add(8 * j).cast()));
-                let centred = _mm256_cvtepi32_ps(_mm256_sub_epi32(wide, self.zero));
-                v[j] = _mm256_fmadd_ps(centred, self.scale, v[j]);
+                v[j] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(wide), self.scale, v[j]);
             }
         }
         v

@@ -75,13 +75,16 @@ fn expected(
     // Codes are quotients from the start, but for a function that needs real numbers.
     let unit = grid.filter(|_| !smooth).map_or(1.0, |g| 1.0 / g.scale);
     let bias = e.bias.map_or(0.0, |b| b[channel]);
+    let bias = match e.residual {
+        Some(QResidual::Int(QTensor { scale, zero, .. })) => (zero as f32).mul_add(-scale, bias),
+        _ => bias,
+    };
     let v = (sum as f32).mul_add(x_scale * e.w_scale[channel] * unit, bias * unit);
-    let int = |r: i32, scale: f32| (r as f32).mul_add(scale * unit, v);
     let v = match e.residual {
         None => v,
         Some(QResidual::F32(r)) => r[i].mul_add(unit, v),
-        Some(QResidual::Int(QTensor { data: Bytes::I8(r), scale, zero })) => int(i32::from(r[i]) - zero, scale),
-        Some(QResidual::Int(QTensor { data: Bytes::U8(r), scale, zero })) => int(i32::from(r[i]) - zero, scale),
+        Some(QResidual::Int(QTensor { data: Bytes::I8(r), scale, .. })) => f32::from(r[i]).mul_add(scale * unit, v),
+        Some(QResidual::Int(QTensor { data: Bytes::U8(r), scale, .. })) => f32::from(r[i]).mul_add(scale * unit, v),
     };
     let v = match e.act {
         Activation::Clamp(Clamp { min, .. }) if v <= min * unit => min * unit,

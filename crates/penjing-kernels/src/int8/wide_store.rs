@@ -88,18 +88,18 @@ unsafe fn added<F: Finished>(
                     (_mm512_set1_ps(finish.columns.unit), finish.columns.nan().map(|v| _mm512_set1_ps(v)));
                 f.run(&Straight { finish, y, finished, added: Floats { r, unit, nan } });
             }
-            Some(QResidual::Int(QTensor { data, scale, zero })) => {
-                let (scale, zero) = (_mm512_set1_ps(scale * finish.columns.unit), _mm512_set1_epi32(zero));
+            Some(QResidual::Int(QTensor { data, scale, .. })) => {
+                let scale = _mm512_set1_ps(scale * finish.columns.unit);
                 match data {
-                    Bytes::I8(r) => f.run(&Straight { finish, y, finished, added: Integers { r, scale, zero } }),
-                    Bytes::U8(r) => f.run(&Straight { finish, y, finished, added: Integers { r, scale, zero } }),
+                    Bytes::I8(r) => f.run(&Straight { finish, y, finished, added: Integers { r, scale } }),
+                    Bytes::U8(r) => f.run(&Straight { finish, y, finished, added: Integers { r, scale } }),
                 }
             }
         }
     }
 }
 
-/// A tensor that is added to the results, or none.
+/// A tensor that is added to the results, but for its zero point, or none.
 trait Added: Copy {
     type Element;
 
@@ -163,7 +163,6 @@ impl Added for Floats<'_> {
 struct Integers<'a, B> {
     r: &'a [B],
     scale: __m512,
-    zero: __m512i,
 }
 
 impl<B: Widen> Added for Integers<'_, B> {
@@ -179,7 +178,7 @@ impl<B: Widen> Added for Integers<'_, B> {
         // SAFETY: this function's contract.
         unsafe {
             let codes = B::widen(_mm_maskz_loadu_epi8(mask, at.cast()));
-            _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(codes, self.zero)), self.scale, v)
+            _mm512_fmadd_ps(_mm512_cvtepi32_ps(codes), self.scale, v)
         }
     }
 }

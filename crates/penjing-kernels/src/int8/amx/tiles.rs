@@ -53,9 +53,12 @@ impl Tiles {
     /// Cuts the places of a chain into tiles of one height; the last may begin with places of the one before.
     fn push(&mut self, chain: &[Segment]) {
         let (&Segment { base, stride, .. }, count) = (&chain[0], places(chain));
-        let height = count.div_ceil(count.div_ceil(ROWS));
-        for start in (0..count).step_by(height) {
-            let (end, at) = (count.min(start + height), start.min(count - height));
+        let tiles = count.div_ceil(ROWS);
+        let height = if count == tiles * ROWS { ROWS } else { count.div_ceil(tiles) };
+        let mut next = 0;
+        while next < count {
+            let (start, end, at) = (next, count.min(next + height), next.min(count - height));
+            next = end;
             let known = self.pieces.len();
             for segment in chain {
                 let (from, to) = (segment.place.max(start), (segment.place + segment.rows.len()).min(end));
@@ -93,7 +96,9 @@ impl Segment {
     fn place_after(&self, base: usize, stride: usize) -> usize {
         let last = self.base + (self.rows.len() - 1) * self.stride;
         let gap = base.saturating_sub(last);
-        if self.stride == 0 || (stride != self.stride && stride != 0) || gap > GAP * self.stride {
+        // What fills whole tiles has nothing to win.
+        let whole = self.place == 0 && self.rows.len().is_multiple_of(ROWS);
+        if whole || self.stride == 0 || (stride != self.stride && stride != 0) || gap > GAP * self.stride {
             return 0;
         }
         let (places, between) = (gap / self.stride, gap % self.stride);
