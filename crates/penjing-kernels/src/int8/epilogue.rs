@@ -64,18 +64,14 @@ impl Columns {
             Some(QResidual::Int(r)) => (r.scale, r.zero as f32),
             _ => (0.0, 0.0),
         };
-        // The residual's zero point is the bias's part.
-        let centred = |bias: f32| centre.mul_add(-added, bias);
         let mut bias = e.bias.map_or_else(|| vec![0.0; sums.len()], <[f32]>::to_vec);
-        bias.iter_mut().for_each(|bias| *bias = centred(*bias));
+        bias.iter_mut().for_each(|bias| *bias = centre.mul_add(-added, *bias));
         // The result of all terms fits an i32, so wrapping in between does no harm.
         let mut constant: Vec<i32> = sums.iter().map(|&s| s.wrapping_mul(zero).wrapping_neg()).collect();
         let (clamp, smooth) = e.act.parts();
-        // The greatest numbers in units; NaN is no number.
-        let greatest = |of: &[f32], unit: f32| of.iter().fold(0.0, |most: f32, v| most.max((v * unit).abs()));
-        let known = |of: &[f32]| of.iter().all(|v| v.is_finite());
-        let finite = known(&scale) && known(&bias) && added.is_finite() && e.act.is_finite();
-        let greatest = |unit| [greatest(&scale, unit), greatest(&bias, unit), greatest(&[added], unit)];
+        let reals = [&scale, &bias, &[added][..]];
+        let finite = reals.into_iter().flatten().all(|v| v.is_finite()) && e.act.is_finite();
+        let greatest = |unit: f32| reals.map(|of| of.iter().fold(0.0, |most: f32, v| most.max((v * unit).abs())));
         let tame = |unit| finite && greatest(unit).iter().all(|&v| v < Columns::LARGE);
         let rounding = match y {
             QOut::F32(_) => None,
@@ -86,12 +82,15 @@ impl Columns {
         let unit = quotients.map_or(1.0, |r| r.inverse);
         let (tame, [s, b, a]) = (tame(unit), greatest(unit));
         // Sums are below 2³¹, codes below 2⁸; together below 2³¹.
-        let fits = quotients.is_some() && s < 0.25 && b < (1 << 28) as f32 && a < (1 << 18) as f32;
+        let fits = quotients.is_some()
+            && !matches!(e.residual, Some(QResidual::F32(_)))
+            && s < 0.25
+            && b < (1 << 28) as f32
+            && a < (1 << 18) as f32;
         scale.iter_mut().chain(&mut bias).for_each(|v| *v *= unit);
         scale.resize(padded, 0.0);
         bias.resize(padded, 0.0);
         constant.resize(padded, 0);
-        let fits = fits && !matches!(e.residual, Some(QResidual::F32(_)));
         Ok(Columns { quotients, unit, scale, bias, constant, clamp, smooth, after, isa, tame, fits })
     }
 

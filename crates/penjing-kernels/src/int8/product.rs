@@ -184,21 +184,12 @@ impl PackedProduct {
     /// Where each chunk of the depth begins in rows whose runs begin at `runs`.
     fn chunk_offsets(&self, runs: &[usize], out: &mut [u32]) {
         let chunks = Chunks::new(self.run_len);
-        for (&run, out) in runs.iter().zip(out.chunks_exact_mut(chunks.count.max(1))) {
-            for (chunk, out) in out.iter_mut().enumerate() {
-                *out = (run + chunks.first(chunk) * GROUP) as u32;
-            }
-        }
+        part_offsets(runs, chunks.count, |chunk| chunks.first(chunk), out);
     }
 
     /// Where each step of the depth begins in rows whose runs begin at `runs`.
     fn offsets(&self, runs: &[usize], out: &mut [u32]) {
-        let run_steps = self.run_span() / GROUP;
-        for (&run, out) in runs.iter().zip(out.chunks_exact_mut(run_steps.max(1))) {
-            for (step, out) in out.iter_mut().enumerate() {
-                *out = (run + step * GROUP) as u32;
-            }
-        }
+        part_offsets(runs, self.run_span() / GROUP, |step| step, out);
     }
 
     /// A panel's program for rows whose steps begin at `offsets`.
@@ -209,6 +200,15 @@ impl PackedProduct {
             for (&place, out) in places.iter().zip(&mut out) {
                 *out = offsets[place as usize / GROUP];
             }
+        }
+    }
+}
+
+/// Where parts of runs begin, `count` of each run, at its steps `step(0)`, `step(1)`, …
+fn part_offsets(runs: &[usize], count: usize, step: impl Fn(usize) -> usize, out: &mut [u32]) {
+    for (&run, out) in runs.iter().zip(out.chunks_exact_mut(count.max(1))) {
+        for (part, out) in out.iter_mut().enumerate() {
+            *out = (run + step(part) * GROUP) as u32;
         }
     }
 }

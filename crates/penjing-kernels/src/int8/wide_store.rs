@@ -234,7 +234,7 @@ trait Finished: Copy {
 
 /// They are limited.
 #[derive(Clone, Copy)]
-struct Reals {
+pub(super) struct Reals {
     limited: bool,
     min: __m512,
     max: __m512,
@@ -243,7 +243,7 @@ struct Reals {
 impl Reals {
     #[inline]
     #[target_feature(enable = "avx512f")]
-    fn new(finish: &QFinish<'_>) -> Reals {
+    pub(super) fn new(finish: &QFinish<'_>) -> Reals {
         let clamp = finish.columns.clamp;
         Reals { limited: clamp != Clamp::NONE, min: _mm512_set1_ps(clamp.min), max: _mm512_set1_ps(clamp.max) }
     }
@@ -253,7 +253,7 @@ impl Reals {
     /// # Safety
     /// The host has `Isa::Avx512`.
     #[inline(always)]
-    unsafe fn limit(&self, v: __m512) -> __m512 {
+    pub(super) unsafe fn limit(&self, v: __m512) -> __m512 {
         if !self.limited {
             return v;
         }
@@ -292,7 +292,7 @@ pub(super) struct Codes {
     /// least i32.
     most: Option<__m512>,
     /// Of u8 codes: those of i8 are computed with a zero point that is greater by 128, and their highest bit is inverted.
-    pub(super) zero: __m512i,
+    zero: __m512i,
     /// Whether all u8 are codes.
     all: bool,
     lo: __m512i,

@@ -142,10 +142,9 @@ struct Task<'a> {
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::{BYTES, MOST_QUADS, Panel, QUAD, Task};
-    use crate::int8::wide_store::{Codes, activate};
+    use crate::int8::wide_store::{self, Codes, activate};
     use crate::{
         Activation, Pool,
-        gemm::Clamp,
         int8::epilogue::{Columns, Out, QFinish},
         pool::Disjoint,
     };
@@ -170,7 +169,10 @@ mod x86 {
         unsafe {
             match (finish.y, Codes::new(finish)) {
                 (Out::Codes(y, ..), Some(codes)) => all::<FLIP, _>(pool, n, task, columns, Rounded { y, codes }),
-                (Out::F32(y), _) => all::<FLIP, _>(pool, n, task, columns, Reals::new(y, columns.clamp)),
+                (Out::F32(y), _) => {
+                    let limits = wide_store::Reals::new(finish);
+                    all::<FLIP, _>(pool, n, task, columns, Reals { y, limits });
+                }
                 _ => return false,
             }
         }
@@ -483,17 +485,7 @@ mod x86 {
     /// Results in f32.
     struct Reals<'a> {
         y: &'a Disjoint<'a, f32>,
-        limited: bool,
-        min: __m512,
-        max: __m512,
-    }
-
-    impl Reals<'_> {
-        #[inline]
-        #[target_feature(enable = "avx512f")]
-        fn new<'a>(y: &'a Disjoint<'a, f32>, clamp: Clamp) -> Reals<'a> {
-            Reals { y, limited: clamp != Clamp::NONE, min: _mm512_set1_ps(clamp.min), max: _mm512_set1_ps(clamp.max) }
-        }
+        limits: wide_store::Reals,
     }
 
     impl Store for Reals<'_> {
@@ -509,12 +501,7 @@ mod x86 {
             for j in 0..4 {
                 // SAFETY: this function's contract.
                 unsafe {
-                    let mut v = v[j];
-                    if self.limited {
-                        // Comparisons that are false for NaN keep it.
-                        v = _mm512_mask_mov_ps(v, _mm512_cmp_ps_mask::<_CMP_LE_OQ>(v, self.min), self.min);
-                        v = _mm512_mask_mov_ps(v, _mm512_cmp_ps_mask::<_CMP_GE_OQ>(v, self.max), self.max);
-                    }
+                    let v = self.limits.limit(v[j]);
                     let y = y.add(4 * j);
                     _mm_storeu_ps(y, _mm512_castps512_ps128(v));
                     _mm_storeu_ps(y.add(16), _mm512_extractf32x4_ps::<1>(v));
